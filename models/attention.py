@@ -1,0 +1,159 @@
+"""The attention (Vaswani et al. 2017, section 3.2), for every family, with several ways to compute it.
+
+Heads may share keys and values in groups (Ainslie et al. 2023): G of them serve H = G * R queries,
+key-value head g the queries g*R .. g*R + R - 1. Scores and softmax are float32.
+"""
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from models.gradients import product
+from models.layers import Projection, drop, residual_std, site
+from models.masks import Mask
+from models.options import Options
+from models.positions import rotate
+
+NEVER = -1e30  # the score of a forbidden pair: finite, so that a row with no key stays finite
+BLOCK = 64  # queries in a block of the blocked form, the least
+
+
+def explicit(
+    q, k, v, mask: Mask, scale, bias=None, rate=0.0, key=None, dtype="float32", query=0, first=0
+):
+    """softmax(q k^T * scale + bias) v with every score written out; products' operands in `dtype`.
+
+    q [B,T,H,K], k and v [B,S,G,K] -> ([B,T,H,K], weights [B,H,T,S] before dropout). `query` and
+    `first` are the places of the block's first query and key in the mask.
+    """
+    batch, time, heads, size = q.shape
+    keys, groups = k.shape[1], k.shape[2]
+    wide = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    grouped = q.reshape(batch, time, groups, heads // groups, size)
+    scores = product("btgrk,bsgk->bgrts", wide(grouped), wide(k), dtype) * scale
+    if bias is not None:
+        scores = scores + bias.reshape(bias.shape[0], groups, -1, *bias.shape[2:])
+    allowed = mask.dense(time, keys, query, first)
+    if allowed is not None:
+        scores = jnp.where(allowed[:, :, None], scores, NEVER)
+    weights = jax.nn.softmax(scores, -1)
+    out = product("bgrts,bsgk->btgrk", drop(weights, rate, key), wide(v), dtype)
+    return out.astype(q.dtype).reshape(q.shape), weights.reshape(batch, heads, time, keys)
+
+
+def blocks(q, k, v, mask: Mask, scale, bias=None, rate=0.0, key=None, dtype="float32"):
+    """The explicit form over blocks of queries, each against the keys that it can see.
+
+    Skips what causality and the window forbid: with n blocks a causal layer computes
+    (n + 1) / 2n of the scores, a local one a band. For queries that start at slot 0.
+    """
+    time = q.shape[1]
+    step = BLOCK if mask.window else max(BLOCK, -(-time // 8))
+    outs = []
+    for number, begin in enumerate(range(0, time, step)):
+        end = min(begin + step, time)
+        last = end if mask.causal else k.shape[1]
+        first = max(0, begin - mask.window + 1) if mask.window else 0
+        part = None if bias is None else bias[:, :, begin:end, first:last]
+        out, _ = explicit(
+            q[:, begin:end], k[:, first:last], v[:, first:last], mask, scale, part, rate,
+            site(key, number), dtype, begin, first,
+        )  # fmt: skip
+        outs.append(out)
+    return jnp.concatenate(outs, 1), None
+
+
+def kernel(q, k, v, mask: Mask, scale, bias=None, rate=0.0, key=None, dtype="float32"):
+    """The accelerator's fused attention (cuDNN's flash attention); XLA's own where there is none."""
+    fused = jax.default_backend() == "gpu" and dtype == "bfloat16"
+    plain = mask.valid is None and mask.q_segments is None and not mask.cached
+    window = (mask.window - 1, 0) if mask.window and plain else None
+    out = jax.nn.dot_product_attention(
+        *(x.astype(dtype) for x in (q, k, v)), bias,
+        None if plain else mask.dense(q.shape[1], k.shape[1]),
+        scale=scale, is_causal=mask.causal and plain, local_window_size=window,
+        implementation="cudnn" if fused else "xla",
+    )  # fmt: skip
+    return out.astype(q.dtype), None
+
+
+def choose(o: Options, mask: Mask, time: int, maps: bool, dropped: bool, traced_scale: bool):
+    """The attend function for this call: the fused ones know no maps, dropout or traced scale."""
+    if o.attend == "explicit" or maps or mask.cached:
+        return explicit
+    if o.attend == "blocks":
+        return blocks
+    fusable = not dropped and not traced_scale
+    if o.attend == "kernel" and fusable:
+        return kernel
+    if o.attend == "auto" and fusable and jax.default_backend() == "gpu":
+        return kernel
+    return blocks if mask.causal and time >= 2 * BLOCK else explicit
+
+
+class Attention(nn.Module):
+    """Self-attention: x [B,T,D] -> (y [B,T,D], weights [B,H,T,S] or None, written cache or None).
+
+    `layer` holds `index` and, with dropout, `key`, and, if the pattern alternates under a scan,
+    `kind`; `ctx` the shared `mask`, `rotary`, `bias`, `maps` (its presence asks for the weights) and
+    `index`, the cache slot to write. `memory` is this layer's {'k','v'} cache [B,S,G,K], or the
+    stacked one of all layers [L,B,S,G,K], which is written in place at `layer['index']`.
+    """
+
+    o: Options
+    kind: str = "global"
+
+    @nn.compact
+    def __call__(self, x, layer, ctx, memory=None):
+        o = self.o
+        heads = lambda name, count, bias: Projection(
+            "btd,dhk->bthk", (o.width, count, o.size), 2 * bias, o.init_std, o.dtype, name=name
+        )
+        q = heads("q", o.heads, o.q_bias)(x)
+        k = heads("k", o.groups, o.k_bias)(x)
+        v = heads("v", o.groups, o.v_bias)(x)
+        if "rotary" in ctx:
+            q, k = rotate(q, ctx["rotary"]), rotate(k, ctx["rotary"])
+        if memory is not None:
+            memory, k, v = _remember(memory, k, v, layer["index"], ctx["index"])
+        out, weights = self._attend(q, k.astype(q.dtype), v.astype(q.dtype), layer, ctx)
+        std = residual_std(o)
+        shape = (o.heads, o.size, o.width)
+        out_projection = Projection("bthk,hkd->btd", shape, int(o.o_bias), std, o.dtype, name="o")
+        return out_projection(out), weights, memory
+
+    def _attend(self, q, k, v, layer, ctx):
+        o, mask, maps = self.o, ctx["mask"], "maps" in ctx
+        scale = 1.0 / math.sqrt(o.size) if o.score_scale == "sqrt" else 1.0
+        if o.scale_by_layer:
+            scale = scale / (layer["index"] + 1)
+        key = site(layer.get("key"), 0)
+        dropped = key is not None and o.drop_attn > 0
+        traced = not isinstance(scale, float)
+
+        def run(mask, q, k, v):
+            form = choose(o, mask, q.shape[1], maps, dropped, traced)
+            return form(q, k, v, mask, scale, ctx.get("bias"), o.drop_attn, key, o.dtype)
+
+        if "kind" in layer:
+            branches = [functools.partial(run, mask), functools.partial(run, mask.local(o.window))]
+            return jax.lax.switch(layer["kind"], branches, q, k, v)
+        return run(mask.local(o.window) if self.kind == "local" else mask, q, k, v)
+
+
+def _remember(memory, k, v, layer, slot):
+    """Writes k and v [B,T,G,K] at `slot` of this layer; returns (memory, all keys, all values)."""
+    new, whole = {}, []
+    for name, value in (("k", k), ("v", v)):
+        old = memory[name]
+        value = value.astype(old.dtype)
+        if old.ndim == 4:
+            new[name] = jax.lax.dynamic_update_slice(old, value, (0, slot, 0, 0))
+            whole.append(new[name])
+        else:
+            new[name] = jax.lax.dynamic_update_slice(old, value[None], (layer, 0, slot, 0, 0))
+            whole.append(jax.lax.dynamic_index_in_dim(new[name], layer, 0, keepdims=False))
+    return new, *whole

@@ -1,0 +1,203 @@
+"""Folders of the reference library: `load` makes our variables of one, `export` writes one.
+
+Every tensor of a folder is accounted for: one that is missing, left over or of another shape is an
+error that names it. Files that can run code when read are refused.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+
+from models import transformer
+from models.interop import config, describe, gguf, tensors, untrusted
+from models.interop.names import TABLES
+from models.interop.rename import flatten, lines, nest
+from models.options import Options
+
+TOKENIZER_BYTES = 64 * 2**20
+
+
+@dataclasses.dataclass
+class Loaded:
+    """A model read from a reference folder or GGUF file.
+
+    Attributes:
+        options: its options; `family` is one of ours.
+        variables: {"params": tree of float32 arrays}, the unrolled form.
+        tokenizer: a raw `tokenizers.Tokenizer`, or None where the folder has none.
+        special: ids of bos, eos, pad, unk; -1 where there is none.
+        chat_template: jinja text, or "".
+        config: the parsed config.json, or the metadata of a GGUF file.
+    """
+
+    options: Options
+    variables: dict
+    tokenizer: tokenizers.Tokenizer | None
+    special: dict
+    chat_template: str
+    config: dict
+
+
+def load(path) -> Loaded:
+    """The model in a reference folder (config.json, safetensors) or a GGUF file (LLaMA).
+
+    Raises FileNotFoundError for what is not there, ValueError for what is malformed or unsupported,
+    naming the file and the field or tensor.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; expected a folder or a .gguf file")
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ValueError(f"{path} is neither a folder with config.json nor a .gguf file")
+        return Loaded(*gguf.load(path))
+    if not (path / "config.json").is_file():
+        found = sorted(path.glob("*.gguf"))
+        if len(found) == 1:
+            return Loaded(*gguf.load(found[0]))
+        raise FileNotFoundError(f"{path} has no config.json (and not exactly one .gguf file)")
+    c = untrusted.read_json(path / "config.json")
+    files = tensors.open_folder(path)
+    o, params = convert(c, files)
+    tokenizer, special, template = read_tokenizer(path, c)
+    return Loaded(o, {"params": params}, tokenizer, special, template, c)
+
+
+def convert(c: Mapping, files: tensors.Tensors) -> tuple:
+    """(options, params) of a parsed config.json and its tensors."""
+    o = config.read(c, files)
+    if o.layers > max(1000, len(files)):
+        raise ValueError(f"config.json says {o.layers:,} layers; there are {len(files):,} tensors")
+    table = TABLES[c["model_type"]]
+    prefix = table.prefix if any(name.startswith(table.prefix) for name in files) else ""
+    o, skip, alias = _tie(o, table.embedding.replace("@", prefix), files)
+    flat, used = {}, set(skip)
+    for line in lines(table, o, prefix):
+        theirs = [alias.get(name, name) for name in line.theirs]
+        for name in theirs:
+            _expect(name, line.shape, files)
+        used.update(theirs)
+        flat.update(zip(line.ours, line.load([files[name] for name in theirs]), strict=True))
+    buffers = re.compile(f"({re.escape(prefix)})?({table.ignore})")
+    left = sorted(name for name in files if name not in used and not buffers.fullmatch(name))
+    if left:
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        raise ValueError(
+            f"the checkpoint holds {left[0]!r:.80}{more}, which a {c['model_type']} lacks"
+        )
+    return o, nest(flat)
+
+
+def _expect(name, shape, files):
+    if name not in files:
+        raise ValueError(f"the checkpoint lacks {name!r:.80} of shape {shape}")
+    if files.shape(name) != shape:
+        raise ValueError(
+            f"{name!r:.80} has shape {files.shape(name)}; config.json makes it {shape}"
+        )
+
+
+def _tie(o, embedding, files):
+    """(options, names to skip, {expected name: name in the file}) for a tied head.
+
+    A tied table may be saved under either name, or twice; saved twice with different values it is
+    not tied, whatever the config says, as in the reference library.
+    """
+    head = "lm_head.weight"
+    if o.head == "classify" or not o.tied or head not in files:
+        return o, (), {}
+    if embedding not in files:
+        return o, (), {embedding: head}
+    same = files.shape(head) == files.shape(embedding)
+    if same and np.array_equal(files[head], files[embedding]):
+        return o, (head,), {}
+    return o.replace(tied=False), (), {}
+
+
+def read_tokenizer(folder: Path, c: Mapping) -> tuple:
+    """(tokenizer or None, special ids, chat template) of a reference folder."""
+    file, tokenizer = folder / "tokenizer.json", None
+    if file.is_file():
+        if file.stat().st_size > TOKENIZER_BYTES:
+            raise ValueError(f"{file} has more than {TOKENIZER_BYTES:,} bytes")
+        try:
+            tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"{file} is not a tokenizer: {error}") from None
+    side = folder / "tokenizer_config.json"
+    named = untrusted.read_json(side) if side.is_file() else {}
+    special = {role: _special(role, named, c, tokenizer) for role in ("bos", "eos", "pad", "unk")}
+    template = named.get("chat_template") or ""
+    if (folder / "chat_template.jinja").is_file():
+        template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    if isinstance(template, list):  # several named ones; the default is theirs, too
+        template = next((t.get("template", "") for t in template if t.get("name") == "default"), "")
+    return tokenizer, special, template if isinstance(template, str) else ""
+
+
+def _special(role, named, c, tokenizer):
+    token = named.get(f"{role}_token")
+    token = token.get("content") if isinstance(token, dict) else token
+    if isinstance(token, str) and tokenizer is not None:
+        found = tokenizer.token_to_id(token)
+        if found is not None:
+            return found
+    found = c.get(f"{role}_token_id")
+    found = found[0] if isinstance(found, list) and found else found
+    return found if type(found) is int and found >= 0 else -1
+
+
+def export(
+    folder, options: Options, params: Mapping, tokenizer=None, special=None, chat_template=""
+) -> None:
+    """Writes config.json, model.safetensors (float32) and, if given, the tokenizer to `folder`.
+
+    Args:
+        params: either form of the tree (a scanned one is unstacked).
+        tokenizer: a raw `tokenizers.Tokenizer`, or None.
+        special: ids of bos, eos, pad, unk (-1: none).
+
+    Raises ValueError, before anything is written, for options that the reference cannot express or
+    a tree that is not of these options, naming the option or parameter.
+    """
+    c = describe.write(options, special)
+    theirs = rename(options, params)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(c, indent=2) + "\n", encoding="utf-8")
+    tensors.write(folder / "model.safetensors", theirs)
+    if tokenizer is not None:
+        tokenizer.save(str(folder / "tokenizer.json"))
+        side = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": options.context}
+        for role, found in (special or {}).items():
+            if found >= 0:
+                side[f"{role}_token"] = tokenizer.id_to_token(found)
+        if chat_template:
+            side["chat_template"] = chat_template
+        text = json.dumps(side, indent=2, ensure_ascii=False) + "\n"
+        (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+
+
+def rename(options: Options, params: Mapping) -> dict:
+    """Our parameters (or gradients of that form) under their names, in their layouts."""
+    if options.scan:
+        params = transformer.unstack(params)
+    flat, theirs, used = flatten(params), {}, set()
+    for line in lines(TABLES[describe.kind(options)], options):
+        for path in line.ours:
+            if path not in flat:
+                raise ValueError(f"the parameters lack {path!r:.80}")
+        for name, array in zip(line.theirs, line.save([flat[p] for p in line.ours]), strict=True):
+            if array.shape != line.shape:
+                raise ValueError(f"{line.ours[0]!r:.80} has a shape that is not of these options")
+            theirs[name] = array
+        used.update(line.ours)
+    left = sorted(set(flat) - used)
+    if left:
+        raise ValueError(f"the parameters hold {left[0]!r:.80}, which has no name in the reference")
+    return theirs

@@ -1,0 +1,131 @@
+"""How a rename table is read: from left to right to export, from right to left to import.
+
+A row is (our path, their name, pattern, condition). `{i}` counts layers. A pattern describes their
+axes and ours, as in "(H K) D -> D H K": theirs is split into its letters, then transposed. Several
+of our paths in one row are the axis `n` of theirs (GPT-2 stores q, k and v in one matrix); `{e}` in
+their name is the axis `E` of ours (Mixtral stores its experts apart). Both directions, and the
+shapes that a file must have, follow from the row, so that import and export cannot disagree.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from models.options import Options
+
+
+def _always(o: Options) -> bool:
+    return True
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    ours: str  # one path, or several separated by spaces: the axis n
+    theirs: str
+    pattern: str
+    when: Callable[[Options], bool] = _always
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """`prefix` is the name of their body module; bare checkpoints lack it."""
+
+    rows: tuple
+    prefix: str
+    ignore: str  # a regex: buffers that old files carry and that hold nothing learned
+    embedding: str  # their token table, which the language head may be tied to
+
+
+def letters(o: Options) -> dict:
+    """The size of every letter that a pattern may use, but n."""
+    return dict(
+        D=o.width, H=o.heads, G=o.groups, K=o.size, F=o.hidden, V=o.vocab, E=o.experts, P=o.context,
+        C=o.labels,
+    )  # fmt: skip
+
+
+def _axes(pattern: str):
+    """Their axes as a list of lists of letters, and ours as a list of letters."""
+    left, right = pattern.split(" -> ")
+    theirs = [token.strip("()").split() for token in re.findall(r"\([^)]*\)|\w+", left)]
+    return theirs, right.split()
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A row for one layer: the names spelled out, the pattern with its sizes."""
+
+    ours: tuple
+    theirs: tuple
+    pattern: str
+    sizes: tuple
+    apart: bool  # their names are the first axis of the pattern
+
+    @property
+    def shape(self) -> tuple:
+        """The shape of each of their tensors."""
+        sizes = dict(self.sizes)
+        axes = [math.prod(sizes[letter] for letter in axis) for axis in _axes(self.pattern)[0]]
+        return tuple(axes[1:] if self.apart else axes)
+
+    def load(self, arrays: list) -> list:
+        """Their tensors, in the order of `theirs`, to ours, float32, in the order of `ours`."""
+        theirs, ours = _axes(self.pattern)
+        flat = [letter for axis in theirs for letter in axis]
+        arrays = [np.asarray(array, np.float32) for array in arrays]
+        whole = np.stack(arrays) if self.apart else arrays[0]
+        whole = whole.reshape([dict(self.sizes)[letter] for letter in flat])
+        whole = whole.transpose([flat.index(letter) for letter in ours])
+        parts = list(whole) if ours[0] == "n" else [whole]
+        return [np.ascontiguousarray(part) for part in parts]
+
+    def save(self, arrays: list) -> list:
+        """Our tensors to theirs: `load` backwards."""
+        theirs, ours = _axes(self.pattern)
+        flat = [letter for axis in theirs for letter in axis]
+        arrays = [np.asarray(array, np.float32) for array in arrays]
+        whole = np.stack(arrays) if ours[0] == "n" else arrays[0]
+        whole = whole.transpose([ours.index(letter) for letter in flat])
+        if self.apart:
+            return [np.ascontiguousarray(part.reshape(self.shape)) for part in whole]
+        return [np.ascontiguousarray(whole.reshape(self.shape))]
+
+
+def lines(table: Table, o: Options, prefix: str | None = None) -> list:
+    """Every line of the table that a model with these options has; `@` becomes the prefix."""
+    prefix, known, found = table.prefix if prefix is None else prefix, letters(o), []
+    for row in table.rows:
+        if not row.when(o):
+            continue
+        for i in range(o.layers) if "{i}" in row.ours else (0,):
+            name = row.theirs.replace("@", prefix).replace("{i}", str(i))
+            apart = "{e}" in name
+            theirs = tuple(name.replace("{e}", str(e)) for e in range(o.experts if apart else 1))
+            ours = tuple(row.ours.replace("{i}", str(i)).split())
+            sizes = tuple({**known, "n": len(ours)}.items())
+            found.append(Line(ours, theirs, row.pattern, sizes, apart))
+    return found
+
+
+def nest(flat: Mapping) -> dict:
+    """{'a/b': x} to {'a': {'b': x}}."""
+    tree = {}
+    for path, value in flat.items():
+        *parents, leaf = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree
+
+
+def flatten(tree: Mapping, above: str = "") -> dict:
+    """{'a': {'b': x}} to {'a/b': x}."""
+    flat = {}
+    for name, value in tree.items():
+        path = f"{above}/{name}" if above else str(name)
+        flat.update(flatten(value, path) if isinstance(value, Mapping) else {path: value})
+    return flat

@@ -1,0 +1,66 @@
+"""Log-probabilities of target tokens without the whole [B,T,V] of logits.
+
+Losses, perplexity and preference objectives share these. The head is applied to chunks of time; each
+chunk's logits are made again in the backward pass, so memory is that of one chunk.
+"""
+
+import jax
+import jax.numpy as jnp
+
+CELLS = 1 << 25  # logits in a chunk: 128 MiB of float32
+
+
+@jax.custom_vjp
+def pick(logits, targets):
+    """log softmax(logits)[target]: float32 [...,V], int32 [...] -> float32 [...].
+
+    The gradient is the closed form, (one-hot - softmax), from the saved logits; autodiff of
+    log_softmax and a gather costs two more passes over the logits.
+    """
+    return _pick(logits, targets)[0]
+
+
+def _pick(logits, targets):
+    total = jax.nn.logsumexp(logits, -1)
+    chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
+    return chosen - total, (logits, targets, total)
+
+
+def _unpick(saved, g):
+    logits, targets, total = saved
+    g = g[..., None]
+    hit = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
+    probs = jnp.exp(logits - total[..., None])
+    return jnp.where(hit == targets[..., None], g - g * probs, -g * probs), None
+
+
+pick.defvjp(_pick, _unpick)
+
+
+def token_log_probs(head, x, targets, chunk: int = 0):
+    """log p(target) in float32 [B,T], from hidden states x [B,T,D] and targets [B,T].
+
+    `head` maps [B,t,D] to float32 logits [B,t,V], usually a model's `logits`. `chunk` is the number
+    of time steps whose logits exist at once; 0 takes as many as make 2^25 logits. Differentiable
+    in x and in whatever `head` closes over.
+    """
+    batch, time, width = x.shape
+    if not chunk:
+        vocab = jax.eval_shape(head, jax.ShapeDtypeStruct((1, 1, width), x.dtype)).shape[-1]
+        chunk = max(1, CELLS // (batch * vocab))
+    if chunk >= time:
+        return pick(head(x), targets)
+    count = -(-time // chunk)
+    chunk = -(-time // count)
+    pad = count * chunk - time
+
+    def split(a):
+        a = jnp.pad(a, [(0, 0), (0, pad)] + [(0, 0)] * (a.ndim - 2))
+        return jnp.moveaxis(a.reshape(batch, count, chunk, *a.shape[2:]), 1, 0)
+
+    @jax.checkpoint
+    def one(part):
+        return pick(head(part[0]), part[1])
+
+    out = jax.lax.map(one, (split(x), split(targets)))
+    return jnp.moveaxis(out, 0, 1).reshape(batch, count * chunk)[:, :time]

@@ -1,0 +1,57 @@
+"""Who may attend to whom: a description, made dense only where it must be."""
+
+import dataclasses
+
+import flax
+import jax.numpy as jnp
+
+
+@flax.struct.dataclass
+class Mask:
+    """Query t of slot `start + t` sees key slot s iff every rule that is set allows it; no start is 0.
+
+    causal: s <= start + t. window > 0: start + t - window < s. valid [B,S]: key s is real.
+    q_segments [B,T], k_segments [B,S]: equal and not 0 (0 is padding). Causality is on slots, the
+    places in the buffer; positions are for the position tables alone.
+    """
+
+    causal: bool = flax.struct.field(pytree_node=False, default=True)
+    window: int = flax.struct.field(pytree_node=False, default=0)
+    start: object = None
+    valid: object = None
+    q_segments: object = None
+    k_segments: object = None
+
+    def local(self, window: int) -> "Mask":
+        """The same mask seen through a window."""
+        return dataclasses.replace(self, window=window)
+
+    @property
+    def cached(self) -> bool:
+        """Whether queries start anywhere but at slot 0 of the keys."""
+        return self.start is not None
+
+    def dense(self, time: int, keys: int, query: int = 0, key: int = 0):
+        """Boolean [B or 1, 1, time, keys] of queries from `query` and keys from `key`, or None.
+
+        None means that everything is allowed. The offsets select a block of the whole.
+        """
+        parts = []
+        slot = (self.start if self.cached else 0) + query + jnp.arange(time)[:, None]
+        other = key + jnp.arange(keys)[None, :]
+        if self.causal:
+            parts.append((other <= slot)[None, None])
+        if self.window:
+            parts.append((other > slot - self.window)[None, None])
+        if self.valid is not None:
+            parts.append(self.valid[:, None, None, key : key + keys].astype(bool))
+        if self.q_segments is not None:
+            mine = self.q_segments[:, None, query : query + time, None]
+            theirs = self.k_segments[:, None, None, key : key + keys]
+            parts.append((mine == theirs) & (theirs != 0))
+        if not parts:
+            return None
+        allowed = parts[0]
+        for part in parts[1:]:
+            allowed = allowed & part
+        return allowed

@@ -1,0 +1,219 @@
+"""One frozen description of a model: every column of the table of families.
+
+A family is a row of values for these columns (`models/families.py`); every module has the one field
+`o: Options` and no module asks which family it serves. Letters used below and in all docstrings:
+`B` batch, `T` query time, `S` key time, `D` width, `H` heads, `G` key-value heads, `K` head size,
+`F` feed-forward width, `V` vocabulary, `E` experts, `L` layers.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+
+CHOICES = {
+    "kind": ("decoder",),
+    "norm": ("layer", "rms"),
+    "norm_place": ("pre", "post"),
+    "act": ("gelu", "gelu_tanh", "relu", "silu", "tanh", "quick_gelu", "identity"),
+    "positions": ("learned", "sinusoidal", "rotary", "none"),
+    "rope_scaling": ("none", "linear", "llama3"),
+    "score_scale": ("sqrt", "none"),
+    "head": ("lm", "classify", "double"),
+    "score_act": ("identity", "tanh", "relu", "gelu", "gelu_tanh", "silu"),
+    "dtype": ("float32", "bfloat16"),
+    "stream": ("dtype", "float32"),
+    "remat": ("none", "full", "dots", "dots_no_batch"),
+    "attend": ("auto", "explicit", "blocks", "kernel"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Static options of a model. Zero means "derived" where a field says so.
+
+    Raises ValueError, naming the option, for an unknown, ill-typed or contradictory value.
+    """
+
+    family: str = (
+        "gpt2"  # the rename table of `models.interop` that serves it; nothing else reads it
+    )
+    kind: str = "decoder"  # the assembly that `models.build` makes
+    # sizes
+    vocab: int = 50257
+    context: int = 1024  # the longest sequence; rows of the table of learned positions
+    layers: int = 12
+    width: int = 768
+    heads: int = 12
+    kv_heads: int = 0  # 0: as many as heads
+    head_size: int = 0  # 0: width / heads
+    ff: int = 0  # 0: 4 * width
+    # norms
+    norm: str = "layer"
+    norm_place: str = "pre"
+    norm_eps: float = 1e-5
+    final_norm: bool = True
+    embed_norm: bool = False
+    # feed-forward
+    act: str = "gelu_tanh"
+    gated: bool = False
+    experts: int = 0  # 0: a dense feed-forward
+    experts_per_token: int = 2
+    balance: float = 0.0  # coefficient of the load-balancing loss
+    # positions
+    positions: str = "learned"
+    rope_theta: float = 10000.0
+    rope_scaling: str = "none"
+    rope_factor: float = 1.0
+    rope_low: float = 1.0
+    rope_high: float = 4.0
+    rope_original: int = 8192
+    # biases
+    q_bias: bool = True
+    k_bias: bool = True
+    v_bias: bool = True
+    o_bias: bool = True
+    mlp_bias: bool = True
+    # attention
+    causal: bool = True
+    pattern: tuple = ("global",)  # kinds of layers, repeated: "global" or "local"
+    window: int = 0  # a local layer lets query i see keys j with i - window < j <= i
+    score_scale: str = "sqrt"
+    scale_by_layer: bool = False  # divides scores by (layer + 1), GPT-2's option
+    # embeddings and heads
+    embed_scale: bool = False  # multiplies token embeddings by sqrt(width)
+    tied: bool = True  # the language head is the token table
+    head_bias: bool = False
+    head: str = "lm"
+    labels: int = 0  # outputs of the pooled head
+    score_bias: bool = False
+    score_act: str = "identity"  # applied to the pooled head's output
+    # dropout
+    drop_embed: float = 0.0
+    drop_table: bool = False  # GPT-1 drops entries of the tables, not of their sum
+    drop_attn: float = 0.0
+    drop_resid: float = 0.0
+    drop_head: float = 0.0
+    # initialisation
+    init_std: float = 0.02
+    init_positions: float = 0.02
+    init_residual: bool = False  # o and down: init_std / sqrt(2 * layers)
+    # how it is computed
+    dtype: str = "float32"  # of the operands of matrix products; parameters stay float32
+    stream: str = "dtype"  # of activations: as `dtype`, or "float32" (faster on CPU)
+    remat: str = "none"
+    scan: bool = False
+    attend: str = "auto"
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _typed(field, getattr(self, field.name)))
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"model.{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}"
+                )
+        self._check_sizes()
+        self._check_pattern()
+
+    def _check_sizes(self):
+        for name in ("vocab", "context", "layers", "width", "heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} is {getattr(self, name)}; expected at least 1")
+        for name in ("kv_heads", "head_size", "ff", "experts", "labels", "window"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"model.{name} is {getattr(self, name)}; expected 0 or more")
+        if not self.head_size and self.width % self.heads:
+            raise ValueError(
+                f"model.heads={self.heads} does not divide model.width={self.width}; "
+                "choose another number of heads or give model.head_size"
+            )
+        if self.heads % self.groups:
+            raise ValueError(
+                f"model.kv_heads={self.kv_heads} does not divide model.heads={self.heads}"
+            )
+        if self.experts and not 1 <= self.experts_per_token <= self.experts:
+            raise ValueError(
+                f"model.experts_per_token={self.experts_per_token} must lie between 1 and "
+                f"model.experts={self.experts}"
+            )
+        if self.positions in ("rotary", "sinusoidal"):
+            size = self.size if self.positions == "rotary" else self.width
+            if size % 2:
+                raise ValueError(f"{self.positions} positions need an even size, not {size}")
+        if self.head in ("classify", "double") and not self.labels:
+            raise ValueError(f"model.head={self.head!r} needs model.labels of at least 1")
+        for name in ("drop_embed", "drop_attn", "drop_resid", "drop_head"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"model.{name} is {getattr(self, name)}; expected 0 <= rate < 1")
+
+    def _check_pattern(self):
+        unknown = [kind for kind in self.pattern if kind not in ("global", "local")]
+        if not self.pattern or unknown:
+            raise ValueError(
+                f"model.pattern is {self.pattern!r}; expected a tuple of 'global' and 'local'"
+            )
+        if "local" in self.pattern and self.window < 1:
+            raise ValueError("model.pattern has local layers; give model.window of at least 1")
+
+    @classmethod
+    def of(cls, mapping: Mapping) -> "Options":
+        """Options from a mapping of names to plain values, with the nearest name for a wrong one."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in mapping:
+            if name not in known:
+                near = difflib.get_close_matches(str(name), known, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"model has no option {name!r}{hint}")
+        return cls(**{name: mapping[name] for name in mapping})
+
+    def replace(self, **changes) -> "Options":
+        return dataclasses.replace(self, **changes)
+
+    def plain(self) -> dict:
+        """Every option as a plain value, the form that configs and JSON hold."""
+        return dataclasses.asdict(self)
+
+    @property
+    def groups(self) -> int:
+        """G, the number of key-value heads."""
+        return self.kv_heads or self.heads
+
+    @property
+    def size(self) -> int:
+        """K, the size of one head."""
+        return self.head_size or self.width // self.heads
+
+    @property
+    def hidden(self) -> int:
+        """F, the width of the feed-forward layer."""
+        return self.ff or 4 * self.width
+
+    @property
+    def activations(self) -> str:
+        """The dtype of the residual stream."""
+        return self.dtype if self.stream == "dtype" else self.stream
+
+    @property
+    def dropout(self) -> bool:
+        """Whether training needs a `dropout` key."""
+        return max(self.drop_embed, self.drop_attn, self.drop_resid, self.drop_head) > 0
+
+    def kinds(self) -> tuple:
+        """The kind of each layer, the pattern repeated over the depth."""
+        return tuple(self.pattern[i % len(self.pattern)] for i in range(self.layers))
+
+
+def _typed(field, value):
+    """The value with the field's type; ints pass for floats and lists for tuples, nothing else."""
+    kind = {"str": str, "int": int, "float": float, "bool": bool, "tuple": tuple}.get(
+        field.type if isinstance(field.type, str) else field.type.__name__
+    )
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is tuple and isinstance(value, list):
+        return tuple(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(
+            f"model.{field.name} is {value!r} ({type(value).__name__}); expected {kind.__name__}"
+        )
+    return value

@@ -1,0 +1,33 @@
+"""Where activations and tables lie on a mesh of devices; nothing at all where there is no mesh.
+
+The axes are those of `train.core.shard`: `data`, `fsdp` and `tensor`. Parameters are cut along
+`fsdp` to be kept and gathered to be used (Rajbhandari et al. 2020, ZeRO-3); rows stay where they are.
+Saying so where a table is looked up keeps XLA from copying all activations to every device.
+"""
+
+import jax
+from jax.sharding import PartitionSpec as P
+
+ROWS = ("data", "fsdp")
+
+
+def place(x, *axes):
+    """`x` with dimension i laid out over `axes[i]`: the name of a mesh axis, several, or None.
+
+    Dimensions beyond `axes` are not cut. Axes that the current mesh lacks or that do not divide
+    their dimension are left out; without a mesh, or inside a `shard_map`, `x` is returned as it is.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not mesh.are_all_axes_auto:
+        return x
+    return jax.lax.with_sharding_constraint(x, P(*map(_fitting, axes, x.shape, [mesh] * x.ndim)))
+
+
+def _fitting(axes, size: int, mesh):
+    """The axes of one dimension that the mesh has, or None where they do not divide it."""
+    axes = (axes,) if isinstance(axes, str) else axes or ()
+    axes = tuple(axis for axis in axes if axis in mesh.shape)
+    count = 1
+    for axis in axes:
+        count *= mesh.shape[axis]
+    return axes if axes and size % count == 0 else None

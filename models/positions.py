@@ -1,0 +1,80 @@
+"""Where a token stands, behind one interface: added to embeddings, rotated into heads, or a bias.
+
+`Positions(o)(x, positions)` returns the embeddings with what this kind adds to them and the entries
+that attention reads from the shared context: `rotary` = (cos, sin) tables [B,T,K/2] in float32.
+A relative bias, T5's, would return `bias` [B or 1,H,T,S] there.
+"""
+
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from models.layers import drop, normal
+from models.options import Options
+from models.placement import place
+
+
+def default(mask, start):
+    """Positions [B,T] that count real tokens: max(start + cumsum(mask) - 1, 0). start [B]."""
+    return jnp.maximum(start[:, None] + jnp.cumsum(mask.astype(jnp.int32), 1) - 1, 0)
+
+
+def sinusoid(positions, width: int):
+    """Sines and cosines interleaved (Vaswani et al. 2017, section 3.5): [B,T] -> [B,T,width]."""
+    rates = np.exp(-math.log(10000.0) * np.arange(0, width, 2) / width).astype(np.float32)
+    angles = positions[..., None].astype(jnp.float32) * rates
+    return jnp.stack([jnp.sin(angles), jnp.cos(angles)], -1).reshape(*positions.shape, width)
+
+
+def frequencies(o: Options):
+    """Rotary frequencies [K/2] in float32 (Su et al. 2021), scaled if the options say so.
+
+    "linear" divides all by `rope_factor` (Chen et al. 2023). "llama3" divides those whose wave
+    length exceeds rope_original / rope_low, keeps those below rope_original / rope_high and blends
+    between (Grattafiori et al. 2024; the reference library's rule).
+    """
+    exponents = np.arange(0, o.size, 2, dtype=np.float32) / np.float32(o.size)
+    rates = (1.0 / (np.float32(o.rope_theta) ** exponents)).astype(np.float32)
+    if o.rope_scaling == "linear":
+        return rates / np.float32(o.rope_factor)
+    if o.rope_scaling == "llama3":
+        length = 2 * np.pi / rates
+        blend = (o.rope_original / length - o.rope_low) / (o.rope_high - o.rope_low)
+        mixed = (1 - blend) * rates / o.rope_factor + blend * rates
+        slow, fast = o.rope_original / o.rope_low, o.rope_original / o.rope_high
+        rates = np.where(
+            length > slow, rates / o.rope_factor, np.where(length < fast, rates, mixed)
+        )
+    return rates.astype(np.float32)
+
+
+def rotate(x, table):
+    """Rotates heads x [B,T,H,K] by (cos, sin) [B,T,K/2], in the half-split layout, in float32."""
+    cos, sin = (t[:, :, None, :] for t in table)
+    first, second = jnp.split(x.astype(jnp.float32), 2, -1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
+    return turned.astype(x.dtype)
+
+
+class Positions(nn.Module):
+    """x [B,T,D], positions [B,T] -> (x with what is added, context entries)."""
+
+    o: Options
+
+    @nn.compact
+    def __call__(self, x, positions, key=None):
+        o = self.o
+        if o.positions == "learned":
+            shape = (o.context, o.width)
+            table = self.param("embedding", normal(o.init_positions), shape, jnp.float32)
+            if o.drop_table:
+                table = drop(table, o.drop_embed, key)
+            return x + place(table, None, None).astype(x.dtype)[positions], {}
+        if o.positions == "sinusoidal":
+            return x + sinusoid(positions, o.width).astype(x.dtype), {}
+        if o.positions == "rotary":
+            angles = positions[..., None].astype(jnp.float32) * frequencies(o)
+            return x, {"rotary": (jnp.cos(angles), jnp.sin(angles))}
+        return x, {}

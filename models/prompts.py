@@ -1,0 +1,75 @@
+"""What goes into generation: padded prompts, checked, and a random key for every row."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models.settings import Settings
+
+
+def left_pad(prompts, pad: int = 0, multiple: int = 1, most: int = 1 << 31):
+    """Lists of ids to (tokens, mask), int32 numpy arrays [B,T], padded on the left.
+
+    T is rounded up to a multiple, but not beyond `most`, the model's context: that spares
+    compilations and changes no result.
+    """
+    longest = max((len(ids) for ids in prompts), default=0)
+    if not longest or not min(len(ids) for ids in prompts):
+        raise ValueError("a prompt is empty; give at least one token")
+    time = max(longest, min(-(-longest // multiple) * multiple, most))
+    tokens = np.full((len(prompts), time), pad, np.int32)
+    mask = np.zeros((len(prompts), time), np.int32)
+    for row, ids in enumerate(prompts):
+        tokens[row, time - len(ids) :] = np.asarray(ids)
+        mask[row, time - len(ids) :] = 1
+    return tokens, mask
+
+
+def row_keys(rows: int, s: Settings, seeds=None, key=None):
+    """One random key per row and copy [rows * num_return_sequences]; None if nothing is drawn.
+
+    seeds: an integer per row, or one per row and copy. Copy j of a row folds j into the row's key, so
+    that the first copy is what one copy would be. `key` instead folds in the number of the row.
+    """
+    if not s.temperature:
+        return None
+    copies = 1 if s.num_beams > 1 else s.num_return_sequences
+    if seeds is None and key is None:
+        raise ValueError("sampling (temperature above 0) needs seeds or a key")
+    if seeds is None:
+        base = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows))
+    else:
+        seeds = np.asarray(seeds)
+        if seeds.shape not in ((rows,), (rows * copies,)) or seeds.dtype.kind not in "iu":
+            raise ValueError(f"seeds are {seeds.dtype} {seeds.shape}; expected {rows} integers")
+        base = jax.vmap(jax.random.key)((seeds.astype(np.int64) & 0xFFFFFFFF).astype(np.uint32))
+    each = copies if len(base) == rows else 1
+    copy = jnp.tile(jnp.arange(each), len(base))
+    return jax.vmap(jax.random.fold_in)(jnp.repeat(base, each), copy)
+
+
+def check(o, tokens, mask, s: Settings):
+    """Arrays (tokens, mask) [B,T], or a ValueError about what this model cannot read or write."""
+    tokens = np.asarray(tokens)
+    mask = np.ones(tokens.shape, np.int32) if mask is None else np.asarray(mask).astype(np.int32)
+    if tokens.ndim != 2 or mask.shape != tokens.shape or not tokens.size:
+        raise ValueError(f"tokens {tokens.shape} and mask {mask.shape} must be the same [B,T]")
+    if not mask[:, -1].all() or (np.diff(mask, axis=1) < 0).any():
+        raise ValueError("prompts must be padded on the left and hold at least one token each")
+    real = np.where(mask, tokens, 0)
+    if real.min() < 0 or real.max() >= o.vocab:
+        wrong = int(real.max() if real.max() >= o.vocab else real.min())
+        raise ValueError(f"token {wrong} is outside the model's vocabulary of {o.vocab}")
+    named = [*s.eos, *s.suppress, *s.forced_last, *(t for word in s.bad_words for t in word), s.pad]
+    if max(named) >= o.vocab or min(named) < -1:
+        raise ValueError(
+            f"a setting names token {max(named)}, outside the model's vocabulary of {o.vocab}"
+        )
+    longest = int(mask.sum(1).max())
+    if longest + s.max_new_tokens > o.context:
+        raise ValueError(
+            f"a prompt of {longest} tokens and {s.max_new_tokens} new ones exceed the model's "
+            f"context of {o.context}; shorten the prompt or max_new_tokens"
+        )
+    inside = (tokens >= 0) & (tokens < o.vocab)
+    return np.where(inside, tokens, s.fill).astype(np.int32), mask

@@ -1,0 +1,41 @@
+"""`python -m eval`: the same characters for every model, each token once, and clear mistakes."""
+
+import math
+
+import jax
+import pytest
+
+from eval import __main__ as command
+from models import families
+from models.build import build, example
+from models.options import Options
+from scripts.sample import Source
+from train.data import tokenizer as tokenizers
+
+TEXT = "To be, or not to be, that is the question.\n" * 9
+
+
+def uniform(spec):
+    """A model without preferences: every logit is 0, so every token costs log2(V) bits."""
+    tokens = tokenizers.named(spec, [TEXT])
+    o = Options.of(
+        families.row("gpt2", vocab=tokens.vocab, context=32, layers=1, width=16, heads=2)
+    )
+    variables = jax.tree.map(lambda w: w * 0, build(o).init(jax.random.key(0), example(o)))
+    return Source(build(o), variables, tokens, ())
+
+
+@pytest.mark.parametrize("spec", ["char", "bpe:300"])
+def test_bits_per_character_of_a_uniform_model(spec):
+    source = uniform(spec)
+    tokens = len(source.tokenizer.encode(TEXT))
+    found = command.score(source, TEXT, 16)
+    assert found["tokens"] == tokens
+    expected = tokens * math.log2(source.tokenizer.vocab) / len(TEXT)
+    assert abs(found["bits_per_character"] - expected) < 1e-4
+
+
+def test_a_passage_is_the_beginning_of_a_named_work():
+    assert len(command.passage("shakespeare", "tempest", 100)) == 100
+    with pytest.raises(ValueError, match='no work "tempist".*tempest'):
+        command.passage("shakespeare", "tempist")

@@ -1,0 +1,118 @@
+"""Beam search against the reference library, on Markov chains whose tables are the model."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models import beam
+from models import generate as generation
+from models.generate import Settings
+
+GOLDEN = json.loads((Path(__file__).parent.parent / "golden/decoding/beam_search.json").read_text())
+CASES = [(case, name) for case, value in GOLDEN["cases"].items() for name in value["outputs"]]
+
+
+def markov(params, tokens, mask, cache):
+    """A step whose logits are the row of the last token."""
+    return params[tokens[:, -1]], cache
+
+
+def forget(cache, rows):
+    return cache
+
+
+def run(table, prompts, settings, keys=None, mask=None):
+    prompts = jnp.asarray(prompts, jnp.int32)
+    mask = jnp.ones_like(prompts) if mask is None else jnp.asarray(mask)
+    call = jax.jit(
+        lambda logits, tokens, mask: generation.decode(
+            markov, logits, {}, tokens, mask, keys, settings, forget
+        )
+    )
+    return call(jnp.asarray(table, jnp.float32), prompts, mask)
+
+
+def of(name):
+    """Settings from a golden case's name, like beams2_lp-1.0_early_never."""
+    beams, penalty, early = name.split("_", 2)
+    early = early.removeprefix("early_")
+    return Settings(
+        max_new_tokens=GOLDEN["inputs"]["max_new_tokens"],
+        eos=(GOLDEN["inputs"]["eos"],),
+        pad=GOLDEN["inputs"]["pad"],
+        num_beams=int(beams[5:]),
+        num_return_sequences=int(beams[5:]),
+        length_penalty=float(penalty[2:]),
+        early_stopping={"True": True, "False": False}.get(early, early),
+    )
+
+
+def reference_order(values, count):
+    """Which of equal values torch.topk takes on CPU: std::nth_element, then a stable sort.
+
+    The tables hold exact ties, so that the golden sequences depend on it. A port of libstdc++'s
+    introselect for the sizes met here; the values are real, so `>` is a total order.
+    """
+    values = np.asarray(values)
+    rows = [_select(row, list(range(len(row))), count) for row in values]
+    rows = jnp.asarray(rows)
+    return jnp.take_along_axis(jnp.asarray(values), rows, 1), rows
+
+
+def _select(value, order, count):
+    before = lambda a, b: value[order[a]] > value[order[b]]  # noqa: E731
+
+    def swap(a, b):
+        order[a], order[b] = order[b], order[a]
+
+    first, last, nth = 0, len(order), count - 1
+    while last - first > 3:
+        a, b, c = first + 1, first + (last - first) // 2, last - 1
+        if before(a, b):
+            median = b if before(b, c) else c if before(a, c) else a
+        else:
+            median = a if before(a, c) else c if before(b, c) else b
+        swap(first, median)
+        low, high = first + 1, last
+        while True:
+            while before(low, first):
+                low += 1
+            high -= 1
+            while before(first, high):
+                high -= 1
+            if low >= high:
+                break
+            swap(low, high)
+            low += 1
+        first, last = (low, last) if low <= nth else (first, low)
+    order[first:last] = sorted(order[first:last], key=lambda i: -value[i])
+    order[:nth] = sorted(order[:nth], key=lambda i: -value[i])
+    return order[:count]
+
+
+@pytest.mark.parametrize(("case", "name"), CASES)
+def test_golden_with_the_reference_order_of_ties(case, name, monkeypatch):
+    monkeypatch.setattr(beam, "top", reference_order)
+    case = GOLDEN["cases"][case]
+    want = case["outputs"][name]
+    with jax.disable_jit():
+        table = np.log(np.float32(case["transition_probs"]))
+        got = run(table, [GOLDEN["inputs"]["start"]], of(name))
+    assert got.cropped().tolist() == want["sequences"]
+    if want["scores"] is not None:
+        np.testing.assert_allclose(got.sequences_scores, want["scores"], rtol=2e-6)
+
+
+@pytest.mark.parametrize("early", [True, False, "never"])
+def test_compiled(early):
+    """Two beams and penalty 2: three settings, three best sequences."""
+    case = GOLDEN["cases"]["length_penalty_and_early_stopping"]
+    name = f"beams2_lp2.0_early_{early}"
+    table = np.log(np.float32(case["transition_probs"]))
+    got = run(table, [GOLDEN["inputs"]["start"]], of(name))
+    assert got.cropped().tolist() == case["outputs"][name]["sequences"]
+    np.testing.assert_allclose(got.sequences_scores, case["outputs"][name]["scores"], rtol=2e-6)

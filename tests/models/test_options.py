@@ -1,0 +1,52 @@
+"""Options and the table of families: what is refused, and the published parameter counts."""
+
+import json
+
+import pytest
+
+from models import families
+from models.build import count
+from models.options import Options
+
+
+@pytest.mark.parametrize("family,size", list(families.COUNTS))
+def test_parameter_counts_are_the_published_ones(family, size):
+    assert count(Options.of(families.row(family, size))) == families.COUNTS[family, size]
+
+
+def test_every_row_is_counted_and_plain():
+    for family in families.FAMILIES:
+        for size in families.sizes(family):
+            assert (family, size) in families.COUNTS
+            row = families.row(family, size)
+            assert Options.of(json.loads(json.dumps(row))) == Options.of(row)
+
+
+@pytest.mark.parametrize(
+    "change,words",
+    [
+        (dict(heads=5), ("heads=5", "width")),
+        (dict(kv_heads=5), ("kv_heads=5", "heads")),
+        (dict(layerz=3), ("layerz", "layers")),
+        (dict(act="gelu_new"), ("act", "gelu_new", "gelu_tanh")),
+        (dict(layers=2.5), ("layers", "2.5", "int")),
+        (dict(layers=True), ("layers", "int")),
+        (dict(drop_resid=1.0), ("drop_resid", "1.0")),
+        (dict(pattern=("global", "near")), ("pattern", "near")),
+        (dict(pattern=("local",)), ("window",)),
+        (dict(head="classify"), ("labels",)),
+        (dict(experts=2, experts_per_token=3), ("experts_per_token", "2")),
+        (dict(positions="rotary", head_size=7), ("rotary", "7")),
+    ],
+)
+def test_wrong_options_are_named(change, words):
+    with pytest.raises(ValueError) as error:
+        families.row("gpt2", "124m", **change)
+    assert all(word in str(error.value) for word in words)
+    assert len(str(error.value).splitlines()) <= 3
+
+
+@pytest.mark.parametrize("family,size", [("gtp2", ""), ("gpt2", "123m")])
+def test_unknown_rows_are_named(family, size):
+    with pytest.raises(ValueError, match="gpt2|124m"):
+        families.row(family, size)

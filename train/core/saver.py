@@ -1,0 +1,211 @@
+"""How a run writes its checkpoints, and finds the newest good one when it starts again.
+
+A save runs in the background. SAVING marks its folder from the first moment until INTEGRITY.json
+stands in it, so that a save that was killed (cleared away) can be told from a checkpoint that lost
+its manifest (damaged, named, kept).
+"""
+
+import errno
+import logging
+import math
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from train.core import forms, integrity
+from train.core.errors import SAVE_FAILED
+from train.core.state import State
+
+SAVING = "SAVING"
+ROOM = 1.2  # free space that a save needs, as a multiple of the state's bytes
+
+
+# A thousand lines that Orbax's threads log about one failed save, which `_failure` says in one.
+_NOISE = ("_SignalingThread.run() raised", "exception was never retrieved", "Event loop is closed")
+
+
+class SaveFailed(OSError):
+    """The last save of a run failed: what it learned since the one before is lost."""
+
+    status = SAVE_FAILED
+
+
+def written(workdir) -> list[Path]:
+    """Checkpoints of a run that were finished, damaged ones included, oldest first."""
+    found = Path(workdir, "checkpoints").glob("*")
+    return sorted(p for p in found if p.name.isdigit() and p.is_dir() and not _unfinished(p))
+
+
+def _unfinished(folder: Path) -> bool:
+    if (folder / integrity.NAME).exists():
+        return False
+    held = any(p.is_file() for p in (folder / "state").rglob("*"))
+    return (folder / SAVING).exists() or not held
+
+
+def _telling(record) -> bool:
+    """Whether a log record of a library says something that we don't."""
+    text = f"{record.getMessage()} {record.exc_info}"
+    return not any(words in text for words in _NOISE)
+
+
+def _quieten():
+    """Keeps what Orbax's and TensorStore's threads say about one failed save off the terminal.
+
+    A part goes through logging, a part to `sys.unraisablehook`.
+    """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_telling)
+    before = sys.unraisablehook
+    if getattr(before, "quiet", False):
+        return
+
+    def hook(event):
+        if str(event.exc_value) != "Event loop is closed":
+            before(event)
+
+    hook.quiet = True
+    sys.unraisablehook = hook
+
+
+def bytes_of(state) -> int:
+    """Bytes that a state takes on disk."""
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))
+
+
+class Checkpoints:
+    """The checkpoints that one run writes: asynchronous, the newest `keep` kept.
+
+    `describe(folder)` writes what stands beside the arrays. `say(text)` tells the user. A save that
+    fails is told at the next `poll` and remembered in `failed` until one succeeds; older ones stay.
+    `verify` is config.checkpoint.verify, see `train.core.integrity`.
+    """
+
+    def __init__(self, workdir, keep: int = 3, describe=None, say=print, verify: str = "auto"):
+        self.workdir = Path(workdir).absolute()
+        self.root = self.workdir / "checkpoints"
+        self.keep, self.describe, self.say, self.verify = keep, describe, say, verify
+        self.failed, self.saved = "", -1
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._running = None
+        _quieten()
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._clear(say)
+
+    def _clear(self, say):
+        """Removes what a killed or failed save left; a failed one's threads may write on for a while."""
+        if jax.process_index() != 0:
+            return
+        for left in self.root.iterdir():
+            if left.name.endswith(integrity.REMOVED):
+                shutil.rmtree(left, ignore_errors=True)
+            elif left.is_dir() and left.name.isdigit() and _unfinished(left):
+                say(f"checkpoint {left.name} was never finished and is cleared away")
+                shutil.rmtree(left, ignore_errors=True)
+
+    def save(self, state: State, step: int, wait: bool = False):
+        """Starts to save; returns once the arrays are copied off, or, if `wait`, written.
+
+        The state may be donated as soon as this returns. A step that this run has saved is skipped.
+        """
+        self.poll(wait=True)
+        if self.saved != step:
+            try:
+                self._room(state)
+                self._running = step, self._start(state, self.root / f"{step:08d}")
+            except OSError as error:
+                self._failure(step, error)
+        if wait:
+            self.poll(wait=True)
+
+    def _room(self, state):
+        """OSError, on every process alike, where the disk has not the space for one more."""
+        needed, free = int(ROOM * bytes_of(state)), shutil.disk_usage(self.root).free
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            free = float(multihost_utils.broadcast_one_to_all(np.float32(free)))
+        if free < needed:
+            words = f"No space left: it needs {needed:,.0f} bytes, {free:,.0f} are free"
+            raise OSError(errno.ENOSPC, words)
+
+    def _start(self, state, folder):
+        if jax.process_index() == 0 and folder.exists():
+            integrity.remove(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / SAVING).touch()
+        running = ocp.save_checkpointables_async(folder / "state", forms.stored(state))
+        return self._pool.submit(self._finish, folder, running)
+
+    def _finish(self, folder, running):
+        running.result()
+        if jax.process_index() == 0:
+            if self.describe:
+                self.describe(folder)
+            integrity.write(folder, leave=(SAVING,))
+            (folder / SAVING).unlink()
+            self._clear(lambda text: None)
+            good = [p for p in written(self.workdir) if (p / integrity.NAME).exists()]
+            for old in good[: -self.keep]:
+                integrity.remove(old)
+
+    def poll(self, wait: bool = False):
+        """Learns how the save in the background went, once it has ended."""
+        if self._running is None or not (wait or self._running[1].done()):
+            return
+        (step, future), self._running = self._running, None
+        error = future.exception()
+        if error is None:
+            if self.failed:
+                self.say(f"step {step} is saved: the disk takes checkpoints again")
+            self.saved, self.failed = step, ""
+        else:
+            self._failure(step, error)
+
+    def _failure(self, step, error):
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        why = f"{type(error).__name__}: {str(error)[:200]}"
+        if full:
+            needs = str(error.strerror or "") if isinstance(error, OSError) else ""
+            why = "the disk is full" + (f" ({needs})" if "needs" in needs else "")
+        self.failed = f"saving step {step} failed: {why}"
+        self.say(f"{self.failed}; older checkpoints are kept and training goes on")
+        if jax.process_index() == 0:
+            shutil.rmtree(self.root / f"{step:08d}", ignore_errors=True)
+
+    def close(self):
+        """Waits for the save in the background; does not raise."""
+        self.poll(wait=True)
+        self._pool.shutdown()
+
+    def newest(self) -> Path | None:
+        """The newest good checkpoint; None when the run has none.
+
+        A damaged one is named and the one before it taken. ValueError if all are damaged. Process 0
+        looks, and the others take its word.
+        """
+        found = written(self.workdir)
+        good, problem = None, ""
+        for folder in reversed(found) if jax.process_index() == 0 else ():
+            problems = integrity.problems(folder, self.verify)
+            if not problems:
+                good = folder
+                break
+            problem = problem or problems[0]
+            self.say(f"checkpoint {folder.name} is damaged and not used: {problems[0]}")
+        step = int(good.name) if good else -1 if not found else -2
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
+        if step == -2:
+            raise ValueError(
+                f"every checkpoint of {self.workdir.name} is damaged: {problem}\n"
+                f"bring a good one back, or move {self.root} away to begin anew"
+            )
+        return None if step == -1 else self.root / f"{step:08d}"

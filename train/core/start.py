@@ -1,0 +1,152 @@
+"""Where a run starts, written once: resume this run; else start from the checkpoint that the config
+names; else from reference weights; else from scratch.
+
+A resume takes everything and refuses another seed, data, tokenizer, batch or model. The other two take
+parameters only: step, optimiser and data begin anew.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from models.interop.untrusted import read_json
+from train.core import checkpoint, forms, shard
+from train.core.plan import Plan
+from train.core.state import State, Task
+
+COMPARED = ("loop", "seed", "batch", "length", "phases", "model", "optim.name")
+FREE = ("model.remat", "model.scan", "model.attend")  # how it is computed, not what
+
+
+def begin(config, task: Task, plan: Plan, checkpoints, say) -> tuple[State, int]:
+    """(the first state of this run, laid out on the mesh; how many steps it has done)."""
+    folder = checkpoints.newest()
+    if folder is not None:
+        refuse_other_run(folder, config, task.fingerprint)
+        cast = config.get("allow_cast", False)
+        state = checkpoint.restore(
+            folder, plan.abstract, plan.shardings, plan.mesh, task.rules, cast
+        )
+        say(f"resuming after step {int(state.step)}")
+        return state, int(state.step)
+    init = config.get("init", {})
+    if init.get("checkpoint", ""):
+        source = checkpoint.find(init["checkpoint"], say)
+        given, _ = checkpoint.load_params(source)
+    elif init.get("reference", ""):
+        from models import interop
+
+        source = init["reference"]
+        given = interop.load(source).variables["params"]
+    else:
+        return jax.jit(plan.fresh, out_shardings=plan.shardings)(), 0
+    say(f"starting from the parameters of {source}")
+    return adopt(given, task, plan, say, str(source), config.get("allow_cast", False)), 0
+
+
+def adopt(given: Mapping, task: Task, plan: Plan, say, source: str, cast=False) -> State:
+    """A state at step 0 with the given parameters (any form) and a new optimiser.
+
+    Parameters that `task.adopt` matches may be missing and stay fresh; others that are missing, or
+    have another shape or (unless `cast`) type, raise ValueError. What the model has no place for is
+    listed and left.
+    """
+    given = forms.flat(forms.apart(forms.nest(given)))
+    wanted = jax.eval_shape(forms.apart, forms.nest(plan.abstract.params))
+    placed = forms.flat(shard.params(wanted, plan.mesh, task.rules))
+    new = []
+    for name, x in forms.flat(wanted).items():
+        if name not in given and re.search(task.adopt, name):
+            new.append(name)
+        elif name not in given:
+            raise ValueError(f"{source} has no parameter {name}, which config.model needs")
+        elif given[name].shape != x.shape:
+            raise ValueError(
+                f"{source} has {name} with shape {given[name].shape}; config.model needs {x.shape}"
+            )
+        elif given[name].dtype != x.dtype and not cast:
+            raise ValueError(
+                f"{source} has {name} as {given[name].dtype}; this run needs {x.dtype}\n"
+                "--config.allow_cast=true casts it"
+            )
+    unused = sorted(set(given) - set(placed))
+    for words, names in (("start fresh", new), ("are not in this model and left out", unused)):
+        if names:
+            say(f"{len(names)} parameters {words}: {', '.join(names[:4])}")
+    types = {name: x.dtype for name, x in forms.flat(wanted).items()}
+    taken = {
+        name: _put(given[name].astype(types[name]), placed[name])
+        for name in placed
+        if name in given
+    }
+
+    def make(taken):
+        return plan.fresh(forms.replaced(plan.fresh().params, taken))
+
+    return jax.jit(make, out_shardings=plan.shardings)(taken)
+
+
+def _put(x, where):
+    """An array that every process holds whole, laid out over all of their devices."""
+    if jax.process_count() == 1:
+        return jax.device_put(x, where)
+    whole = np.asarray(x)
+    return jax.make_array_from_callback(whole.shape, where, lambda index: whole[index])
+
+
+def refuse_other_run(folder, config, fingerprint: Mapping):
+    """Raises ValueError that names the first field in which a checkpoint's run is not this one.
+
+    `config.allow_mismatch` lets it pass.
+    """
+    if config.get("allow_mismatch", False):
+        return
+    folder = Path(folder)
+    was = checkpoint.read_config(folder)
+    known = read_json(folder / "run.json").get("fingerprint", {})
+    _refuse("config.", _compared(was), _compared(config.to_dict()))
+    _refuse("the data's ", _rows(known), _rows(fingerprint))
+
+
+def _refuse(prefix: str, before: dict, now: dict):
+    absent = "absent"
+    names = sorted({*before, *now})
+    names = [name for name in names if before.get(name, absent) != now.get(name, absent)]
+    if names:
+        old, new = before.get(names[0], absent), now.get(names[0], absent)
+        more = f"; {len(names) - 1} more differ" if len(names) > 1 else ""
+        raise ValueError(
+            f"{prefix}{names[0]} is {_brief(new)}, but this run was started with {_brief(old)}"
+            f"{more}\nuse another --workdir, or --config.allow_mismatch=true to go on regardless"
+        )
+
+
+def _compared(config: Mapping) -> dict:
+    """The rows of a config that make it another run."""
+    return {
+        name: value
+        for name, value in _rows(config).items()
+        if any(f"{name}.".startswith(f"{top}.") for top in COMPARED) and name not in FREE
+    }
+
+
+def _rows(tree, prefix="") -> dict:
+    """{dotted name: JSON value} of nested mappings, those in lists by number; other lists whole."""
+    rows = {}
+    for name, value in tree.items():
+        if isinstance(value, list | tuple) and value and all(isinstance(x, Mapping) for x in value):
+            value = {str(number): item for number, item in enumerate(value)}
+        if isinstance(value, Mapping):
+            rows.update(_rows(value, f"{prefix}{name}."))
+        else:
+            rows[f"{prefix}{name}"] = json.loads(json.dumps(value, default=str))
+    return rows
+
+
+def _brief(value) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 80 else f"{text[:76]}..."

@@ -1,0 +1,200 @@
+"""What a loop hands to the trainer (Task), what training carries (State), and one step of it.
+
+The core sees pure functions and pytrees only. Design notes that the code relies on:
+
+*   `totals(batch) -> {term: n}` is computed from the data of the whole global batch, before it is cut
+    into micro-batches; `loss` divides every term by its total, so gradients and losses of
+    micro-batches are only added. Cutting a batch changes nothing but the order of float additions
+    (and dropout masks: every micro-batch draws its own).
+*   Row `i` of a batch goes to micro-batch `i % micro`: neighbours stay on the device that holds them.
+*   The random key of a step is `fold_in(key(seed), step)`, and `fold_in` of that with the number of
+    the micro-batch: nothing random is carried, so a resumed run draws what the other would have.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from models.placement import ROWS, place
+from train.core import shard
+from train.core.anomaly import Guard, select
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class State:
+    """A plain pytree: everything that a step changes, and everything that a resume needs.
+
+    `step` is the int32 number of updates done; `extra` the model's other collections (batch
+    statistics); `carry` a loop's own (controllers, replay); `ema` the averaged parameters or {};
+    `guard` what tells a bad step (`train.core.anomaly`) or {}.
+    """
+
+    step: jax.Array
+    params: Any
+    extra: Any
+    opt_state: Any
+    carry: Any
+    ema: Any
+    guard: Any = dataclasses.field(default_factory=dict)
+
+    def variables(self, averaged: bool = True) -> dict:
+        """What a model is applied to: the averaged parameters where they are kept."""
+        chosen = self.ema if averaged and jax.tree.leaves(self.ema) else self.params
+        return {"params": chosen, **self.extra}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A training objective as pure functions.
+
+    init(key) -> (params, extra): a fresh model; traced, so that it can be laid out on any mesh.
+    loss(params, frozen, extra, batch, rng, totals) -> (loss, (extra, {name: (sum, count)})).
+    totals(batch) -> {term: n}: the denominators of the whole global batch, from the data alone.
+    batches(step) -> dict of numpy arrays: this process's rows, a pure function of (seed, step).
+    evaluators: {name: run}, `run(variables) -> {metric: float}`.
+    frozen: parameters that the loss reads and nobody trains; an undonated argument of the step.
+    carry: the loop's own part of the first state. dropout: whether the loss needs a random key.
+    fingerprint: nested dict of what the data and tokenizer are; a resume compares it.
+    flops(batch) -> model floating point operations of one step, or None.
+    assets(folder): writes what a checkpoint needs to describe itself (the tokenizer).
+    rules: the sharding table of the parameters. adopt: names of parameters (regex) that may start
+    fresh when a run starts from other weights.
+    """
+
+    init: Callable
+    loss: Callable
+    totals: Callable
+    batches: Callable
+    evaluators: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
+    frozen: Any = ()
+    carry: Any = ()
+    dropout: bool = False
+    fingerprint: Mapping = dataclasses.field(default_factory=dict)
+    flops: Callable | None = None
+    assets: Callable | None = None
+    rules: tuple = shard.RULES
+    adopt: str = r"^(score|head)/"
+
+
+def fresh(
+    task: Task, tx, seed: int, averaged: bool, params=None, guard: Guard | None = None
+) -> State:
+    """The state before the first step; pure, so that it can be traced for its shapes.
+
+    `params` replace the initial ones; `averaged` keeps their exponential average beside them.
+    """
+    first, extra = task.init(jax.random.key(seed))
+    params = first if params is None else params
+    ema = jax.tree.map(jnp.copy, params) if averaged else {}
+    carry = jax.tree.map(jnp.asarray, task.carry)
+    held = guard.fresh() if guard else {}
+    return State(jnp.zeros((), jnp.int32), params, extra, tx.init(params), carry, ema, held)
+
+
+def split(batch: Mapping, micro: int) -> dict:
+    """[B, ...] leaves as [micro, B / micro, ...]: row i goes to micro-batch i % micro."""
+
+    def cut(x):
+        if x.shape[0] % micro:
+            raise ValueError(f"config.micro={micro} does not divide the batch of {x.shape[0]} rows")
+        x = x.reshape(x.shape[0] // micro, micro, *x.shape[1:]).swapaxes(0, 1)
+        return place(x, None, ROWS)
+
+    return jax.tree.map(cut, dict(batch))
+
+
+def _gradients(task: Task, micro: int):
+    """`(params, frozen, extra, batch, rng) -> (loss, extra, sums, gradients)`, all float32."""
+
+    def one(params, frozen, extra, batch, rng, totals):
+        value = jax.value_and_grad(task.loss, has_aux=True)
+        (loss, (extra, sums)), grads = value(params, frozen, extra, batch, rng, totals)
+        sums = {name: (jnp.float32(s), jnp.float32(n)) for name, (s, n) in sums.items()}
+        return jnp.float32(loss), extra, sums, jax.tree.map(_float32, grads)
+
+    def whole(params, frozen, extra, batch, rng):
+        totals = task.totals(batch)
+        if micro == 1:
+            return one(params, frozen, extra, batch, _fold(rng, 0), totals)
+
+        def body(held, item):
+            extra, added = held
+            index, part = item
+            loss, extra, sums, grads = one(params, frozen, extra, part, _fold(rng, index), totals)
+            return (extra, jax.tree.map(jnp.add, added, (loss, sums, grads))), None
+
+        parts = split(batch, micro)
+        first = jax.tree.map(lambda x: x[0], parts)
+        shapes = jax.eval_shape(one, params, frozen, extra, first, _fold(rng, 0), totals)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0], *shapes[2:]))
+        (extra, (loss, sums, grads)), _ = jax.lax.scan(
+            body, (extra, zeros), (jnp.arange(micro), parts)
+        )
+        return loss, extra, sums, grads
+
+    return whole
+
+
+def make_step(
+    task: Task,
+    tx: optax.GradientTransformation,
+    *,
+    seed: int | None,
+    micro: int = 1,
+    ema: float = 0.0,
+    schedule: Callable | None = None,
+    shardings: State | None = None,
+    guard: Guard | None = None,
+) -> Callable:
+    """A compiled `step(state, frozen, batch) -> (state, {name: float32 scalar})`.
+
+    The state is donated. `seed` None means no random key, which a task with dropout refuses. `ema` is
+    the decay of the averaged parameters (0: none). `shardings` (a State of shardings) pins the layout
+    of the new state. Metrics are the loss's own means, `loss`, `gradient_norm` (before clipping,
+    which is the optimiser's) and, given a schedule, `learning_rate`. With a `guard` the update of a
+    bad batch is not applied, and the metrics hold the guard's state, a dict, as `guard`.
+    """
+    if task.dropout and seed is None:
+        raise ValueError("the model has dropout, but the step was given no seed to draw it from")
+    gradients = _gradients(task, micro)
+
+    def step(state: State, frozen, batch):
+        rng = None if seed is None else jax.random.fold_in(jax.random.key(seed), state.step)
+        loss, extra, sums, grads = gradients(state.params, frozen, state.extra, batch, rng)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = state.ema
+        if ema:
+            average = jax.tree.map(lambda a, p: ema * a + (1 - ema) * p, state.ema, params)
+        metrics = {"loss": loss, **{name: s / n for name, (s, n) in sums.items()}}
+        metrics["gradient_norm"] = _norm(grads)
+        if schedule is not None:
+            skipped = state.guard["bad"] if guard and guard.policy == "skip" else 0
+            metrics["learning_rate"] = jnp.float32(schedule(state.step - skipped))
+        new = State(state.step + 1, params, extra, opt_state, state.carry, average, state.guard)
+        if guard is None:
+            return new, metrics
+        ok, held = guard.judge(state.guard, state.step, loss, metrics["gradient_norm"])
+        new = select(ok, new, state)
+        new.step, new.guard = state.step + 1 - held["tripped"], held
+        return new, {**metrics, "guard": held}
+
+    options = {} if shardings is None else {"out_shardings": (shardings, None)}
+    return jax.jit(step, donate_argnums=0, **options)
+
+
+def _fold(rng, index):
+    return None if rng is None else jax.random.fold_in(rng, index)
+
+
+def _norm(tree):
+    return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree)))
+
+
+def _float32(x):
+    return x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x

@@ -1,0 +1,160 @@
+"""Next-token prediction: GPT-1 to GPT-3, LLaMA, mixtures of experts. Also their fine-tuning.
+
+    python -m train --config=configs/gpt2.py:tiny --workdir=runs/a
+
+Loss: mean negative log-likelihood of the next token over all weighted targets (Radford et al. 2018,
+eq. 1), plus `model.balance` times the router's balance loss where there are experts. Evaluation: whole
+held-out works, in bits per character.
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from eval import perplexity
+from models.build import build, example
+from models.options import Options
+from train.core import losses, meter, preempt, shard
+from train.core.fit import Fitted, fit
+from train.core.plan import Plan, plan
+from train.core.state import Task
+from train.data import text
+
+PASSAGES = 3
+LABELS = ("targets", "weights")
+
+
+def run(config, workdir) -> Fitted:
+    """Trains, evaluates, saves, draws the curves and prints three generated passages."""
+    o, tokenizer, stream = _open(config)
+    held = text.heldout(config, tokenizer, config.length, config.batch, *_slice(config))
+    task = make_task(config, o, tokenizer, stream, held)
+    if jax.process_index() == 0:
+        tokenizer.save(Path(workdir) / "tokenizer")
+    fitted = fit(config, task, workdir)
+    if jax.process_index() == 0 and not fitted.stopped:
+        _draw(workdir)
+    if o.head in ("lm", "double") and not fitted.stopped and jax.process_count() == 1:
+        with preempt.interruptible():
+            _print_passages(build(o), fitted.variables(), tokenizer, held)
+    return fitted
+
+
+def check(config) -> tuple[Plan, dict]:
+    """The plan and the first batch; nothing is allocated on the devices."""
+    o, tokenizer, stream = _open(config)
+    return plan(config, make_task(config, o, tokenizer, stream, None)), stream.batch(0)
+
+
+def _slice(config) -> tuple[int, int]:
+    """Which of how many slices of every batch this process reads."""
+    return shard.rows(shard.mesh(config.mesh))
+
+
+def _open(config):
+    """(options, tokenizer, stream of training batches); raises ValueError where they don't fit."""
+    o = Options.of(config.model.to_dict())
+    tokenizer = text.load_tokenizer(config)
+    if tokenizer.vocab > o.vocab:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab} tokens, config.model.vocab is {o.vocab}; "
+            f"use --config.model.vocab={tokenizer.vocab}"
+        )
+    return o, tokenizer, text.open_stream(config, tokenizer, "train", *_slice(config))
+
+
+def make_task(config, o: Options, tokenizer, stream, held) -> Task:
+    """The objective as pure functions; `held` (or None) is what `text.heldout` gives."""
+    model = build(o)
+
+    def init(key):
+        variables = dict(model.init(key, example(o)))
+        return variables.pop("params"), variables
+
+    def totals(batch):
+        return {"targets": jnp.maximum(batch["weights"].sum(), 1), "real": _real(batch).sum()}
+
+    def loss(params, frozen, extra, batch, rng, totals):
+        variables = {"params": params, **extra}
+        rngs = {"dropout": rng} if o.dropout else {}
+        inputs = {name: x for name, x in batch.items() if name not in LABELS}
+        x, out = model.apply(variables, inputs, method="features", rngs=rngs)
+        value, sums = losses.cross_entropy(
+            lambda x: model.apply(variables, x, method="logits"),
+            x,
+            batch["targets"],
+            batch["weights"],
+            totals["targets"],
+        )
+        if o.experts and o.balance:
+            share = _real(batch).sum() / totals["real"]
+            uneven = share * losses.balance(out["router"], o.experts)
+            value = value + o.balance * uneven
+            sums["balance"] = uneven, share
+        return value, (extra, sums)
+
+    evaluators = {}
+    if held is not None:
+        mesh = shard.mesh(config.mesh)
+        place = lambda batch: shard.place(batch, mesh)
+        evaluators["heldout"] = perplexity.build(config, model, tokenizer, held, place)
+    return Task(
+        init=init,
+        loss=loss,
+        totals=totals,
+        batches=stream.batch,
+        evaluators=evaluators,
+        dropout=o.dropout,
+        fingerprint=stream.fingerprint,
+        flops=lambda batch: (
+            batch["tokens"].size * meter.flops_per_token(o, batch["tokens"].shape[1])
+        ),
+        assets=lambda folder: tokenizer.save(folder / "tokenizer"),
+    )
+
+
+def _real(batch):
+    """float32 [B,T]: 1 where a token is real, by mask or segments; all are where neither is given."""
+    if "mask" in batch:
+        return batch["mask"].astype(jnp.float32)
+    if "segments" in batch:
+        return (batch["segments"] > 0).astype(jnp.float32)
+    return jnp.ones(batch["tokens"].shape, jnp.float32)
+
+
+def _draw(workdir):
+    from train.core import plot
+
+    try:
+        print(f"curves: {plot.curves(workdir)}")
+    except ValueError as error:
+        print(f"no curves: {error}")
+
+
+def _print_passages(model, variables, tokenizer, held, new: int = 200):
+    """Samples on from the beginnings of held-out works, to read."""
+    from models.generate import apart, generate
+    from models.prompts import left_pad
+    from models.settings import Settings
+
+    window = min(32, model.o.context // 2)
+    rows = [
+        row[mask > 0][:window].tolist()
+        for batch in held["batches"]
+        for row, mask in zip(batch["tokens"], batch["mask"], strict=True)
+        if batch["weights"].any()
+    ]
+    rows = [row for row in rows if len(row) == window] or [row for row in rows if row]
+    prompts = rows[:: max(1, len(rows) // PASSAGES)][:PASSAGES]
+    if not prompts:
+        return
+    tokens, mask = left_pad(prompts)
+    eos = (tokenizer.eos,) if tokenizer.eos >= 0 else ()
+    count = min(new, model.o.context - tokens.shape[1])
+    unused = tuple(range(tokenizer.vocab, model.o.vocab))  # rows that only pad the table
+    settings = Settings(max_new_tokens=count, temperature=0.8, top_k=40, eos=eos, suppress=unused)
+    model, variables = apart(model, jax.device_get(variables))
+    out = generate(model, variables, tokens, mask, settings, seeds=list(range(len(prompts))))
+    for number, (prompt, ids) in enumerate(zip(prompts, out.new(), strict=True), 1):
+        print(f"\n--- passage {number} ---\n{tokenizer.decode(prompt)}{tokenizer.decode(ids)}")
