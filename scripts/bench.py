@@ -8,10 +8,10 @@ Timings live here and are never asserted in a test.
 
 import sys
 
-from scripts import bench_shakespeare, bench_train
+from scripts import bench_decode, bench_shakespeare, bench_train
 from train.core.errors import Parser, cleanly
 
-COMMANDS = {"shakespeare": bench_shakespeare, "train": bench_train}
+COMMANDS = {"shakespeare": bench_shakespeare, "train": bench_train, "decode": bench_decode}
 
 
 @cleanly

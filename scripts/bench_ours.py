@@ -15,12 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from models.build import count
+from models import generate as generation
+from models import interop
+from models.build import build as build_model
+from models.build import count, example
 from models.options import Options
+from models.settings import Settings
 from scripts.bench_serve import matmul_rate, serve, timed
 from train import lm
 from train.core import config as configs
 from train.core import shard
+from train.core.meter import matmul_parameters
 from train.core.plan import plan
 from train.core.state import make_step
 
@@ -121,6 +126,52 @@ class Train:
         }
 
 
+class Decode:
+    """Fresh weights and the public way to generate from them."""
+
+    def __init__(self, job: dict):
+        o = Options.of(job["model"])
+        model = build_model(o)
+        variables = jax.jit(model.init)(jax.random.key(0), example(o))
+        self.model, self.variables = generation.apart(model, variables)
+        if "export" in job:
+            params = jax.device_get(self.variables["params"])
+            interop.export(job["export"], self.model.o, params)
+        read = matmul_parameters(o) * 4
+        self.info = {"version": f"jax {jax.__version__}", "weight_bytes": read}
+
+    def generate(self, rows: int, beams: int, prompt: int, new: int) -> dict:
+        """One call; its new tokens beside its times."""
+        tokens = prompts(self.model.o.vocab, rows, prompt)
+        settings = Settings(max_new_tokens=new, num_beams=beams)
+        row = {}
+        with timed(row):
+            out = generation.generate(self.model, self.variables, tokens, None, settings)
+            made = np.asarray(out.sequences)
+        return {**row, "tokens": made[:, prompt:].tolist()}
+
+
+def prompts(vocab: int, count: int, length: int):
+    """Random prompts [count, length], the same on every side."""
+    return np.random.default_rng(7).integers(0, vocab, (count, length), dtype=np.int32)
+
+
+def bandwidth(size: int = 2**27, times: int = 8) -> dict:
+    """Bytes a second of summing `size` floats and of scaling them in place (read and written)."""
+    x = jnp.ones((size,), jnp.float32)
+    read = jax.jit(jnp.sum)
+    scale = jax.jit(lambda x: x * 1.0001, donate_argnums=0)
+    best = {"read": 0.0, "scale": 0.0}
+    for _ in range(times):
+        start = time.perf_counter()
+        read(x).block_until_ready()
+        best["read"] = max(best["read"], 4 * size / (time.perf_counter() - start))
+        start = time.perf_counter()
+        x = scale(x).block_until_ready()
+        best["scale"] = max(best["scale"], 8 * size / (time.perf_counter() - start))
+    return best
+
+
 def matmul(dtype: str) -> dict:
     """The rate of XLA's matrix product in FLOP/s."""
 
@@ -139,6 +190,9 @@ def build(job: dict):
     """(info, handlers) of a job; see `scripts.bench_serve`."""
     if job["kind"] == "matmul":
         return {"version": f"jax {jax.__version__}"}, {"matmul": matmul}
+    if job["kind"] == "decode":
+        decode = Decode(job)
+        return decode.info, {"generate": decode.generate, "bandwidth": bandwidth}
     train = Train(job)
     return train.info(), {"steps": train.steps}
 

@@ -46,6 +46,11 @@ def reference(job: dict):
     return model, f"transformers {transformers.__version__}"
 
 
+def cast(job: dict):
+    """bfloat16 autocast, if the job wants it."""
+    return torch.autocast("cpu", torch.bfloat16) if job["autocast"] else contextlib.nullcontext()
+
+
 class Train:
     """A model, its optimiser and a step."""
 
@@ -81,10 +86,7 @@ class Train:
     def advance(self):
         job = self.job
         tokens, targets = batch(job["model"]["vocab"], job["batch"], job["length"], self.done)
-        cast = (
-            torch.autocast("cpu", torch.bfloat16) if job["autocast"] else contextlib.nullcontext()
-        )
-        with cast:
+        with cast(job):
             loss = self.loss(tokens, targets)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -116,6 +118,29 @@ class Train:
         }
 
 
+class Decode:
+    """transformers' `generate` on the weights that our worker exported."""
+
+    def __init__(self, job: dict):
+        self.job = job
+        self.model, name = reference(job)
+        self.model.eval()
+        self.info = {"version": f"{name}, torch {torch.__version__}"}
+
+    def generate(self, rows: int, beams: int, prompt: int, new: int) -> dict:
+        """One call; its new tokens beside its times."""
+        rng = np.random.default_rng(7)
+        ids = rng.integers(0, self.model.config.vocab_size, (rows, prompt), dtype=np.int32)
+        tokens = torch.from_numpy(ids.astype(np.int64))
+        row = {}
+        with timed(row), cast(self.job):
+            out = self.model.generate(
+                tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=new,
+                do_sample=False, num_beams=beams, pad_token_id=0,
+            )  # fmt: skip
+        return {**row, "tokens": out[:, prompt:].tolist()}
+
+
 def matmul(dtype: str) -> dict:
     """The rate of torch's matrix product in FLOP/s."""
 
@@ -134,6 +159,9 @@ def build(job: dict):
     torch.set_num_threads(job["threads"])
     if job["kind"] == "matmul":
         return {"version": f"torch {torch.__version__}"}, {"matmul": matmul}
+    if job["kind"] == "decode":
+        decode = Decode(job)
+        return decode.info, {"generate": decode.generate}
     train = Train(job)
     return train.info(), {"steps": train.steps}
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from scripts.bench_lanes import median, ratios
 from scripts.bench_shakespeare import processor
 
+FIRST = ("init_seconds", "trace_seconds", "compile_seconds", "first_step_seconds")
 UNSAID = ("torch_python", "out", "command", "only")
 
 
@@ -64,7 +65,7 @@ def train(result: dict) -> str:
             f"{result['batch'] * result['length'] / seconds:,.0f}", f"{s['peak'] / 1e9:.2f}",
             f"{info['trace_seconds']:.1f} + {info['compile_seconds']:.1f}"
             if "compile_seconds" in info else "",
-            f"{info['init_seconds'] + info['first_step_seconds'] + info.get('compile_seconds', 0) + info.get('trace_seconds', 0):.1f}",
+            f"{sum(info.get(name, 0) for name in FIRST):.1f}",
             f"{info['first_loss']:.4f}",
         ])  # fmt: skip
     what = "CPU-s" if metric == "cpu" else "wall s"
