@@ -6,6 +6,8 @@ The step is that of `python -m train`: a config, `train.lm.make_task`, the plan'
 layout, `make_step`, compiled ahead so that tracing and compiling are timed apart.
 """
 
+import dataclasses
+import re
 import sys
 import time
 import types
@@ -21,6 +23,7 @@ from models.build import build as build_model
 from models.build import count, example
 from models.options import Options
 from models.settings import Settings
+from scripts import bench_plain
 from scripts.bench_serve import matmul_rate, serve, timed
 from train import lm
 from train.core import config as configs
@@ -61,7 +64,8 @@ def task(config, job: dict):
     o = Options.of(config.model.to_dict())
     batch = lambda step: rows(o.vocab, job["batch"], job["length"], step)
     stream = types.SimpleNamespace(batch=batch, fingerprint={})
-    return lm.make_task(config, o, None, stream, None)
+    made = lm.make_task(config, o, None, stream, None)
+    return dataclasses.replace(made, loss=bench_plain.loss(o)) if job.get("plain") else made
 
 
 class Train:
@@ -121,6 +125,8 @@ class Train:
             "compile_seconds": self.compile_seconds,
             "first_step_seconds": time.perf_counter() - began,
             "first_loss": loss,
+            "operations": len(re.findall(r"^  (?:ROOT )?%", self.step.as_text(), re.M)),
+            "counted_flops": (self.step.cost_analysis() or {}).get("flops", 0.0),
             "temporaries": memory.temp_size_in_bytes,
             "arguments": memory.argument_size_in_bytes,
         }

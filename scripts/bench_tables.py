@@ -8,7 +8,7 @@ import shlex
 from importlib import metadata
 from pathlib import Path
 
-from scripts.bench_lanes import median, ratios, say
+from scripts.bench_lanes import median, ratios
 from scripts.bench_shakespeare import processor
 
 FIRST = ("init_seconds", "trace_seconds", "compile_seconds", "first_step_seconds")
