@@ -129,11 +129,11 @@ FAMILIES = {
         "8x7b": {**MIXTRAL, **_shape(32, 4096, 32, ff=14336, kv_heads=8)},
     },
     "bert": {
-        "tiny": {**BERT, **_shape(2, 128, 2)},
         "mini": {**BERT, **_shape(4, 256, 4)},
         "small": {**BERT, **_shape(4, 512, 8)},
         "medium": {**BERT, **_shape(8, 512, 8)},
         "minilm-l6": {**BERT, **_shape(6, 384, 12)},
+        "distilbert-base": {**DISTILBERT, **_shape(6, 768, 12)},
         "base": {**BERT, **_shape(12, 768, 12)},
         "base-cased": {**CASED, **_shape(12, 768, 12)},
         "large": {**BERT, **_shape(24, 1024, 16)},
@@ -151,9 +151,6 @@ FAMILIES = {
     "longformer": {
         "base": {**LONGFORMER, **_shape(12, 768, 12)},
         "large": {**LONGFORMER, **_shape(24, 1024, 16)},
-    },
-    "distilbert": {
-        "base": {**DISTILBERT, **_shape(6, 768, 12)},
     },
 }  # fmt: skip
 
@@ -188,11 +185,11 @@ COUNTS = {
     ("llama", "3.2-3b"): 3_212_749_824,
     ("llama", "smollm2-135m"): 134_515_008,
     ("moe", "8x7b"): 46_702_792_704,
-    ("bert", "tiny"): 4_385_920,
     ("bert", "mini"): 11_170_560,
     ("bert", "small"): 28_763_648,
     ("bert", "medium"): 41_373_184,
     ("bert", "minilm-l6"): 22_713_216,
+    ("bert", "distilbert-base"): 66_362_880,
     ("bert", "base"): 109_482_240,
     ("bert", "base-cased"): 108_310_272,
     ("bert", "large"): 335_141_888,
@@ -204,7 +201,6 @@ COUNTS = {
     ("albert", "xxlarge"): 222_595_584,
     ("longformer", "base"): 148_659_456,
     ("longformer", "large"): 434_600_960,
-    ("distilbert", "base"): 66_362_880,
 }
 
 

@@ -90,7 +90,7 @@ REFUSED = {
 }
 FAMILY = {
     "openai-gpt": "gpt1", "gpt2": "gpt2", "gpt_neo": "gpt3", "llama": "llama", "mistral": "llama",
-    "mixtral": "moe", **{name: name for name in encoders.FIELDS},
+    "mixtral": "moe", **encoders.FAMILY,
 }  # fmt: skip
 
 

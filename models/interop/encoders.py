@@ -51,6 +51,7 @@ FIELDS = {
     ),
     "distilbert": _DISTIL,
 }
+FAMILY = {name: name for name in FIELDS} | {"distilbert": "bert"}
 BODY = {
     "bert": "Bert", "roberta": "Roberta", "longformer": "Longformer", "albert": "Albert",
     "distilbert": "DistilBert",
