@@ -148,6 +148,7 @@ def draw(result: dict, path) -> Path:
             series(below, "logits in one piece", [p["logits"] / 1e6 for p in points], **style)
         above.set_title(axis, fontsize=10)
         below.set_xlabel(axis)
+        below.locator_params(axis="x", nbins=4)
         for cell in (above, below):
             cell.set_ylim(bottom=0)
             cell.set_xlim(left=0)
@@ -155,7 +156,7 @@ def draw(result: dict, path) -> Path:
     cells[0][0].set_ylabel("seconds a step")
     cells[1][0].set_ylabel("MB")
     cells[0][0].legend(fontsize=8)
-    cells[1][-1].legend(fontsize=8)
+    cells[1][list(axes).index("vocab") if "vocab" in axes else 0].legend(fontsize=8)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from scripts import bench_sizes, bench_tables, profile_trace
+from scripts.bench_lanes import say
 from train.core.errors import Parser, cleanly
 
 
@@ -74,7 +75,7 @@ def measure(args, overrides, folder: Path) -> dict:
         once()
     seconds = (time.perf_counter() - once_began) / args.steps
     jax.profiler.stop_trace()
-    bench_tables.say(f"traced in {time.perf_counter() - began:.1f} s")
+    say(f"traced in {time.perf_counter() - began:.1f} s")
     programs = profile_trace.programs(folder / "hlo")
     rows = profile_trace.join(profile_trace.events(folder / "trace"), programs, args.steps)
     if not rows:
