@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from scripts import bench_material as material
+from train.core import pages
 
 ROOT = Path(__file__).resolve().parents[1]
 PAUSE = 0.25  # seconds between two turns: threads of OpenMP spin that long after their last work
@@ -27,7 +28,7 @@ class Lane:
     """One side: a worker process that is started, asked and ended. Use as a context manager.
 
     `module` is run by `python`; `job` is what it builds from. `cores` confines it to so many cores,
-    `environment` is added to ours. `info` is what it said when it was ready.
+    `environment` is added to ours, and huge pages for our own workers (see `train.core.pages`). `info` is what it said when it was ready.
     """
 
     def __init__(self, name, python, module, job: dict, folder: Path, environment=(), cores=0):
@@ -43,12 +44,13 @@ class Lane:
         self.file.write_text(json.dumps(self.job))
         path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
         environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+        own = huge() if self.python == sys.executable else {}
         cores = sorted(os.sched_getaffinity(0))[: self.cores] if self.cores else None
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [self.python, "-m", self.module, str(self.file)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-                env={**environment, **self.environment},
+                env={**environment, **own, **self.environment},
                 preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
             )  # fmt: skip
         self.info = self._read()
@@ -116,11 +118,20 @@ def threads(count: int) -> dict:
 
 
 def preload(folder: Path) -> dict:
-    """The environment in which MKL uses all of an AMD processor; ValueError without a C compiler."""
+    """Torch's best: MKL uses all of an AMD processor, malloc huge pages.
+
+    ValueError without a C compiler.
+    """
     library = material.shim(folder)
     if library is None:
         raise ValueError("the settings best and bf16 need a C compiler (cc) for MKL's two lines")
-    return {"LD_PRELOAD": str(library.resolve())}
+    return {"LD_PRELOAD": str(library.resolve()), **huge()}
+
+
+def huge() -> dict:
+    """What lets a process have huge pages, as `python -m train` does for itself."""
+    name = pages.TUNABLES
+    return {name: pages.environment(os.environ)[name]}
 
 
 def find_torch(python: str, need=("torch",)):

@@ -14,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-from train.core import arguments, config, errors, preempt, validate
+from train.core import arguments, config, errors, pages, preempt, validate
 
 
 def main(argv=None) -> int:
@@ -134,4 +134,5 @@ def command():
 
 
 if __name__ == "__main__":
+    pages.restart()
     command()
