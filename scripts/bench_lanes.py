@@ -27,8 +27,9 @@ def say(text: str):
 class Lane:
     """One side: a worker process that is started, asked and ended. Use as a context manager.
 
-    `module` is run by `python`; `job` is what it builds from. `cores` confines it to so many cores,
-    `environment` is added to ours, and huge pages for our own workers (see `train.core.pages`). `info` is what it said when it was ready.
+    `module` is run by `python`; `job` is what it builds from. `cores` confines it to so many cores.
+    `environment` is added to ours; our own workers have huge pages (`train.core.pages`). `info` is
+    what it said when it was ready.
     """
 
     def __init__(self, name, python, module, job: dict, folder: Path, environment=(), cores=0):
