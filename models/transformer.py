@@ -68,21 +68,24 @@ class Block(nn.Module):
         return {"x": x, **(memory or {}), **kept}, out
 
 
-def _block(o: Options):
-    """The block's class, rematerialised as the options say.
+def policy(o: Options) -> str:
+    """What a block keeps for its gradient, with "auto" decided: on a CPU, products, if layers are apart.
 
-    On a CPU, making element-wise results again costs no more than reading them back, and halves the
-    step's temporaries; the matrix products are kept. It needs the step's compiler options
-    (`train.core.state.make_step`): XLA's CPU pipeline otherwise merges what is made again with what
-    was made first.
+    There, making element-wise results again costs no more than reading them back, and the step's
+    temporaries halve. It needs the step's compiler options (`train.core.state.make_step`): XLA's CPU
+    pipeline otherwise merges what is made again with what was made first.
     """
-    policy = o.remat
-    if policy == "auto":
-        apart = not o.scan and jax.default_backend() == "cpu"
-        policy = "dots_no_batch" if apart else "none"
-    if policy == "none":
+    if o.remat != "auto":
+        return o.remat
+    return "dots_no_batch" if not o.scan and jax.default_backend() == "cpu" else "none"
+
+
+def _block(o: Options):
+    """The block's class, rematerialised as the options say."""
+    kept = policy(o)
+    if kept == "none":
         return Block
-    return nn.remat(Block, policy=POLICIES[policy], prevent_cse=not o.scan)
+    return nn.remat(Block, policy=POLICIES[kept], prevent_cse=not o.scan)
 
 
 class Stack(nn.Module):

@@ -15,7 +15,7 @@ from models.gradients import add_bias, layer_norm, product
 from models.layers import ACTIVATIONS
 from models.masks import Mask
 from models.options import Options
-from models.transformer import POLICIES
+from models.transformer import POLICIES, policy
 from train.core import losses
 
 FIXED = {
@@ -56,8 +56,8 @@ def features(o: Options, params, tokens):
     x = params["embed"]["tokens"]["embedding"][tokens].astype(o.activations)
     x = x + params["embed"]["positions"]["embedding"].astype(x.dtype)[places]
     one = functools.partial(block, o)
-    if o.remat != "none":
-        one = jax.checkpoint(one, policy=POLICIES[o.remat])
+    if policy(o) != "none":
+        one = jax.checkpoint(one, policy=POLICIES[policy(o)])
     for layer in range(o.layers):
         x = one(params["blocks"][str(layer)], x)
     return norm(params["norm"], x, o.norm_eps)

@@ -56,7 +56,7 @@ def test_processes_on_one_machine_share_it(monkeypatch):
     assert alone == (64 << 30) // jax.local_device_count() and check.memory_limit() == alone // 2
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize("remat", ["none", "full", "auto"])
 def test_the_estimate_of_activations_is_of_the_compiled_step_s_order(remat):
     c = config.load("configs/gpt2.py:tiny")
     c.update(batch=16, length=64)

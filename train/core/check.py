@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from models import transformer
 from models.options import Options
 from train.core import shard
 from train.core.launch import DIST, describe
@@ -79,8 +80,8 @@ def activations(config, planned) -> int:
     """About how many bytes one micro-batch's activations take on one device; 0 if unknown.
 
     Counts what a block keeps for its gradient: its input twice, both norms' outputs, queries, keys,
-    values, the attention's output and the feed-forward's hidden units; with remat the input alone,
-    and one block.
+    values, the attention's output and the feed-forward's hidden units; with remat the input, and what
+    its policy keeps of products, and one block.
     """
     if "kind" not in config.get("model", {}):
         return 0
@@ -89,7 +90,9 @@ def activations(config, planned) -> int:
     tokens = config.batch * config.length // config.micro // rows
     hidden = (3 if o.gated else 2) * o.hidden * (o.experts_per_token if o.experts else 1)
     block = 4 * o.width + 2 * (o.heads + o.groups) * o.size + hidden
-    kept = o.layers * block if o.remat == "none" else o.layers * o.width + block
+    products = o.width + 2 * (o.heads + o.groups) * o.size + hidden // 2
+    each = {"none": block, "full": o.width}.get(transformer.policy(o), products)
+    kept = o.layers * each + (block if each < block else 0)
     return tokens * kept * jax.dtypes.canonicalize_dtype(o.dtype).itemsize
 
 
