@@ -3,11 +3,12 @@
     python -m scripts.sweep --config=configs/gpt2.py:tiny --grid optim.lr=1e-3,3e-4 --seeds 0..2 \
         [--out runs/sweep-gpt2-tiny] [--config.steps=100 ...] [--metrics heldout/bits_per_character]
 
-Each run has a folder under --out (by default runs/sweep- and the config's name) and is `python -m train` with that folder as its workdir. Started
-again, a sweep skips the runs whose run.json has this very config and whose metrics reach the last
-step; it resumes the others. A run that fails is reported with the end of its log and the rest goes
-on; the exit status is then 1. The table (mean and sample standard deviation over seeds) is printed
-and written to table.md and table.tsv.
+Each run has a folder under --out (by default runs/sweep- and the config's name) and is
+`python -m train` with that folder as its workdir. Started again, a sweep skips the runs whose
+run.json has this very config and whose metrics reach the last step; it resumes the others. A run
+that fails is reported with the end of its log and the rest goes on; the exit status is then 1. The
+table (mean and sample standard deviation over seeds) is printed and written to table.md and
+table.tsv.
 """
 
 import itertools
