@@ -1,13 +1,14 @@
 """Trains a config over a grid and seeds, one run after the other, and ends with one table.
 
     python -m scripts.sweep --config=configs/gpt2.py:tiny --grid optim.lr=1e-3,3e-4 --seeds 0..2 \
-        --out runs/sweep [--config.steps=100 ...] [--metrics heldout/bits_per_character]
+        [--out runs/sweep-gpt2-tiny] [--config.steps=100 ...] [--metrics heldout/bits_per_character]
 
-Each run has a folder under --out and is `python -m train` with that folder as its workdir. Started
-again, a sweep skips the runs whose run.json has this very config and whose metrics reach the last
-step; it resumes the others. A run that fails is reported with the end of its log and the rest goes
-on; the exit status is then 1. The table (mean and sample standard deviation over seeds) is printed
-and written to table.md and table.tsv.
+Each run has a folder under --out (by default runs/sweep- and the config's name) and is
+`python -m train` with that folder as its workdir. Started again, a sweep skips the runs whose
+run.json has this very config and whose metrics reach the last step; it resumes the others. A run
+that fails is reported with the end of its log and the rest goes on; the exit status is then 1. The
+table (mean and sample standard deviation over seeds) is printed and written to table.md and
+table.tsv.
 """
 
 import itertools
@@ -50,6 +51,7 @@ class Run:
 def main(argv=None) -> int:
     """The command; returns 0 if every run of the grid is finished."""
     options, rest = _parser().parse_known_args(argv)
+    options.out = options.out or _place(options.config)
     runs = plan(options, rest)
     print(f"{len(runs)} runs under {options.out}", flush=True)
     for number, run in enumerate(runs, 1):
@@ -75,9 +77,15 @@ def _parser():
     parser.add_argument("--config", required=True, help="FILE or FILE:VARIANT")
     parser.add_argument("--grid", action="append", default=[], help="FIELD=VALUE,VALUE,...")
     parser.add_argument("--seeds", default="0", help="0..2 (both ends) or 0,3,7")
-    parser.add_argument("--out", required=True, help="folder for the runs and the table")
+    parser.add_argument("--out", help="folder for the runs and the table")
     parser.add_argument("--metrics", nargs="+", default=[], help="columns; default: the losses")
     return parser
+
+
+def _place(config: str) -> str:
+    """The folder of a sweep over a config that was given none."""
+    file, _, variant = config.partition(":")
+    return "-".join(["runs/sweep", Path(file).stem, *([variant] if variant else [])])
 
 
 def plan(options, rest) -> list:

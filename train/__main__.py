@@ -125,10 +125,11 @@ def _results(workdir, stopped):
 
 def command():
     """The process: the command, then its exit status; what was said last stays the last line."""
-    try:
-        status = errors.cleanly(main)()
-    except SystemExit as leaving:
-        status = leaving.code
+    with preempt.owner(ends=True):
+        try:
+            status = errors.cleanly(main)()
+        except SystemExit as leaving:
+            status = leaving.code
     preempt.leave(status)
     sys.exit(status)
 

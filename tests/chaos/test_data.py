@@ -131,7 +131,9 @@ def test_a_dying_worker_is_said_and_the_same_command_goes_on(source, tmp_path):
         argv, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     until(lambda: list((tmp_path / "out").glob("shard-*.json")), process)
-    os.kill(worker(process.pid), signal.SIGKILL)
+    victim = worker(process.pid)
+    assert victim, "it was done before it could be killed"
+    os.kill(victim, signal.SIGKILL)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 2, said
     assert "error: a worker died (out of memory?)" in said and "Traceback" not in said

@@ -68,7 +68,7 @@ def start(workdir, *flags, module=("train",), **environ) -> subprocess.Popen:
     )
 
 
-def finish(process, seconds=180) -> tuple[int, str]:
+def finish(process, seconds=600) -> tuple[int, str]:
     """(exit status, output) of a child that ends by itself."""
     output, _ = process.communicate(timeout=seconds)
     return process.returncode, output

@@ -152,3 +152,10 @@ def test_the_command_is_a_run_of_train(tmp_path, spec):
     ]  # fmt: skip
     assert one.outcome == "exit status 2: error: something"
     assert (one.folder / "log.txt").read_text().startswith(sys.executable)
+
+
+def test_without_a_place_the_config_names_it(tmp_path, monkeypatch, spec):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep, "train", Trainer())
+    assert sweep.main([f"--config={spec}:tiny", "--grid", "optim.lr=1.0"]) == 0
+    assert (tmp_path / "runs" / "sweep-toy-tiny" / "table.md").is_file()

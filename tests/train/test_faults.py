@@ -257,10 +257,10 @@ def test_metrics_wait_for_room(tmp_path, monkeypatch, capfd):
         logger.metrics(1, {"loss": 1.0})
         real = logger._file
 
-        def full():
+        def full(data):
             raise OSError(28, "No space left on device")
 
-        logger._file = SimpleNamespace(write=real.write, flush=full, close=real.close)
+        logger._file = SimpleNamespace(write=full, close=real.close)
         logger.metrics(2, {"loss": 1.0})
         logger.metrics(3, {"loss": 1.0})
         logger._file = real

@@ -3,8 +3,9 @@
 The first signal asks for a stop: the loop saves and leaves after the step that runs. Inside
 `interruptible` (evaluation, sampling, anything that changes no state) it raises Stopped at once.
 Between `begin` and `hold` (opening data, compiling the first step: there is nothing to save yet) it
-does so, too, and where compiled code holds the main thread for longer than GRACE seconds the process
-ends with status 0 without it. The second signal ends the process on the spot, with status 128 + its number.
+does so, too; a command ends on the spot, with status 0, also where compiled code holds the main
+thread for longer than GRACE seconds. The second signal ends the process on the spot, with status
+128 + its number.
 
 Python runs a signal's handler between two bytecodes of the main thread and merges signals that wait.
 While XLA compiles that is minutes away (jax 0.12), or at once, with an exception that leaves the
@@ -25,6 +26,7 @@ import threading
 
 GRACE = 1.0
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+NOTHING = "stopped before the first step; there is nothing to save"
 _owners, _stopped = [], []
 
 
@@ -39,12 +41,15 @@ def shared() -> bool:
 
 
 @contextlib.contextmanager
-def owner():
-    """The active Preemption, or where there is none a new one for this block."""
+def owner(ends: bool = False):
+    """The active Preemption, or where there is none a new one for this block.
+
+    `ends` is for a command: a stop with nothing to save then ends the process where it is.
+    """
     if _owners:
         yield _owners[-1]
     else:
-        with Preemption() as made:
+        with Preemption(ends) as made:
             yield made
 
 
@@ -69,8 +74,8 @@ def interruptible():
 class Preemption:
     """A context manager that holds the handlers; use `owner` to share the active one."""
 
-    def __init__(self):
-        self.asked = False
+    def __init__(self, ends: bool = False):
+        self.asked, self._ends = False, ends
         self._may_raise = self._may_leave = False
         self._left = threading.Event()  # what `begin` opened is over
         self._before, self._pipe, self._wakeup = {}, (), -1
@@ -106,6 +111,9 @@ class Preemption:
         self.asked = True
         _stopped.append(number)
         self._tell(number)
+        if self._may_leave and self._ends:
+            _say(NOTHING)
+            _end(0)  # unwinding a compiler whose threads go on may end in a segmentation fault
         if self._may_raise:
             self._may_raise = False
             raise Stopped
@@ -132,7 +140,7 @@ class Preemption:
 
     def _leave(self):
         if not self._left.wait(GRACE):
-            _say("stopped before the first step; there is nothing to save")
+            _say(NOTHING)
             _end(0)
 
     def due(self, turn: int) -> bool:
