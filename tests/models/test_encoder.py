@@ -124,7 +124,9 @@ def test_scanned_is_unrolled_and_remat_is_plain(name):
     run = jax.jit(jax.value_and_grad(loss), static_argnums=1)
     value, grads = run(variables["params"], module)
     stacked = transformer.stack(variables["params"])
-    for change in (dict(scan=True), dict(scan=True, remat="full"), dict(remat="full")):
+    changes = [dict(scan=True, remat="full")]
+    changes += [dict(remat="full"), dict(scan=True)] if name == "bert" else []
+    for change in changes:
         params = stacked if "scan" in change else variables["params"]
         value2, grads2 = run(params, build(o.replace(**change)))
         grads2 = transformer.unstack(grads2) if "scan" in change else grads2
