@@ -97,7 +97,8 @@ def training_texts(config):
 def load_tokenizer(config, encoder: bool = False) -> tokenizers.Tokenizer:
     """Returns the tokenizer of ``config.data.tokenizer``, trained on the training works if need be.
 
-    One that is trained gets an ``encoder``'s special tokens if asked. "store" or "" means the tokenizer that the (first) token store was written with.
+    One that is trained gets an ``encoder``'s special tokens if asked. "store" or "" means the
+    tokenizer that the (first) token store was written with.
     """
     spec = get(config, "data.tokenizer", "")
     first = mixture(config)[0][0]
