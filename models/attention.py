@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from models import banded
 from models.gradients import product
 from models.layers import Projection, drop, residual_std, site
 from models.masks import Mask
@@ -95,16 +96,20 @@ def choose(o: Options, mask: Mask, time: int, maps: bool, dropped: bool, traced_
 
 
 class Attention(nn.Module):
-    """Self-attention: x [B,T,D] -> (y [B,T,D], weights [B,H,T,S] or None, written cache or None).
+    """Attention: x [B,T,D] -> (y [B,T,D], weights [B,H,T,S] or None, written cache or None).
 
     `layer` holds `index` and, with dropout, `key`, and, if the pattern alternates under a scan,
     `kind`; `ctx` the shared `mask`, `rotary`, `bias`, `maps` (its presence asks for the weights) and
     `index`, the cache slot to write. `memory` is this layer's {'k','v'} cache [B,S,G,K], or the
     stacked one of all layers [L,B,S,G,K], which is written in place at `layer['index']`.
+
+    Of kind "cross" it takes keys and values from `ctx['encoded']` [B,S,D] under
+    `ctx['encoded_mask']`; its memory is written then, and read where `encoded` is not given. A kind
+    that is a number is Longformer's two-sided window (`models.banded`).
     """
 
     o: Options
-    kind: str = "global"
+    kind: str | int = "global"
 
     @nn.compact
     def __call__(self, x, layer, ctx, memory=None):
@@ -112,36 +117,81 @@ class Attention(nn.Module):
         heads = lambda name, count, bias: Projection(
             "btd,dhk->bthk", (o.width, count, o.size), 2 * bias, o.init_std, o.dtype, name=name
         )
+        cross = self.kind == "cross"
+        source = ctx.get("encoded") if cross else x
         q = heads("q", o.heads, o.q_bias)(x)
-        k = heads("k", o.groups, o.k_bias)(x)
-        v = heads("v", o.groups, o.v_bias)(x)
-        if "rotary" in ctx:
+        if source is not None:
+            k = heads("k", o.groups, o.k_bias)(source)
+            v = heads("v", o.groups, o.v_bias)(source)
+        if "rotary" in ctx and not cross:
             q, k = rotate(q, ctx["rotary"]), rotate(k, ctx["rotary"])
-        if memory is not None:
-            memory, k, v = _remember(memory, k, v, layer["index"], ctx["index"])
-        out, weights = self._attend(q, k.astype(q.dtype), v.astype(q.dtype), layer, ctx)
+        if memory is not None and source is None:
+            k, v = _recall(memory, layer["index"])
+        elif memory is not None:
+            memory, k, v = _remember(memory, k, v, layer["index"], 0 if cross else ctx["index"])
+        k, v = k.astype(q.dtype), v.astype(q.dtype)
+        if o.windows:
+            out, weights = self._banded(x, (q, k, v), heads, layer, ctx)
+        else:
+            out, weights = self._attend(q, k, v, layer, ctx)
         std = residual_std(o)
         shape = (o.heads, o.size, o.width)
         out_projection = Projection("bthk,hkd->btd", shape, int(o.o_bias), std, o.dtype, name="o")
         return out_projection(out), weights, memory
 
     def _attend(self, q, k, v, layer, ctx):
-        o, mask, maps = self.o, ctx["mask"], "maps" in ctx
+        o, maps, cross = self.o, "maps" in ctx, self.kind == "cross"
+        mask = ctx["encoded_mask"] if cross else ctx["mask"]
+        bias = None if cross else ctx.get("bias")
         scale = 1.0 / math.sqrt(o.size) if o.score_scale == "sqrt" else 1.0
         if o.scale_by_layer:
             scale = scale / (layer["index"] + 1)
-        key = site(layer.get("key"), 0)
+        key = site(layer.get("key"), 3 if cross else 0)
         dropped = key is not None and o.drop_attn > 0
         traced = not isinstance(scale, float)
 
         def run(mask, q, k, v):
             form = choose(o, mask, q.shape[1], maps, dropped, traced)
-            return form(q, k, v, mask, scale, ctx.get("bias"), o.drop_attn, key, o.dtype)
+            return form(q, k, v, mask, scale, bias, o.drop_attn, key, o.dtype)
+
+        if "kind" in layer and not cross:
+            views = [mask.local(o.window) if v == "local" else mask for v in o.variants()]
+            return jax.lax.switch(
+                layer["kind"], [functools.partial(run, m) for m in views], q, k, v
+            )
+        return run(mask.local(o.window) if self.kind == "local" else mask, q, k, v)
+
+    def _banded(self, x, local, heads, layer, ctx):
+        """Longformer's attention: global tokens have projections of their own."""
+        o, seen = self.o, ctx.get("globals")
+        wide = None
+        if seen is not None:
+            wide = [
+                heads(f"{name}_global", o.heads, bias)
+                for name, bias in (("q", o.q_bias), ("k", o.k_bias), ("v", o.v_bias))
+            ]
+            wide = [banded.Map(projection) for projection in wide]
+        key, scale = site(layer.get("key"), 0), 1.0 / math.sqrt(o.size)
+
+        def run(window, *local):
+            call = banded.Call(
+                explicit, x, local, wide, ctx["mask"], seen, window // 2, scale, o.drop_attn, key,
+                o.dtype,
+            )  # fmt: skip
+            return banded.choose(o, x.shape[1], window, "maps" in ctx)(call)
 
         if "kind" in layer:
-            branches = [functools.partial(run, mask), functools.partial(run, mask.local(o.window))]
-            return jax.lax.switch(layer["kind"], branches, q, k, v)
-        return run(mask.local(o.window) if self.kind == "local" else mask, q, k, v)
+            branches = [functools.partial(run, window) for window in o.variants()]
+            return jax.lax.switch(layer["kind"], branches, *local)
+        return run(self.kind, *local)
+
+
+def _recall(memory, layer):
+    """This layer's keys and values [B,S,G,K], of its own memory or the stacked one."""
+    if memory["k"].ndim == 4:
+        return memory["k"], memory["v"]
+    take = lambda whole: jax.lax.dynamic_index_in_dim(whole, layer, 0, keepdims=False)
+    return take(memory["k"]), take(memory["v"])
 
 
 def _remember(memory, k, v, layer, slot):

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from models.decoder import Decoder
+from models.encoder import Encoder
 from models.options import Options
 
-KINDS = {"decoder": Decoder}
+KINDS = {"decoder": Decoder, "encoder": Encoder}
 
 
 def build(o: Options) -> nn.Module:
@@ -18,8 +19,12 @@ def build(o: Options) -> nn.Module:
 
 
 def example(o: Options, batch: int = 1, time: int = 1) -> dict:
-    """A batch of zeros [B,T] to initialise or to compile with."""
-    return {"tokens": jnp.zeros((batch, time), jnp.int32)}
+    """A batch of zeros [B,T] (choices: [B,1,T]) to initialise or to compile with."""
+    shape = (batch, 1, time) if o.head == "choice" else (batch, time)
+    out = {"tokens": jnp.zeros(shape, jnp.int32)}
+    if o.cross:
+        out["encoded"] = jnp.zeros((batch, time, o.width), jnp.float32)
+    return out
 
 
 def shapes(o: Options) -> dict:

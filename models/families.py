@@ -49,6 +49,33 @@ MIXTRAL = {
     "experts_per_token": 2, "balance": 0.02,
 }  # fmt: skip
 
+# Devlin et al. 2018; the reference's layer_norm_eps. Sizes below base: Turc et al. 2019. MiniLM: Wang
+# et al. 2020, the shape of sentence-transformers' all-MiniLM-L6-v2.
+BERT = dict(
+    kind="encoder", vocab=30522, context=512, norm_place="post", norm_eps=1e-12, final_norm=False,
+    embed_norm=True, act="gelu", causal=False, token_types=2, head="none", pooler=True,
+    drop_embed=0.1, drop_attn=0.1, drop_resid=0.1, drop_head=0.1,
+)  # fmt: skip
+CASED = {**BERT, "vocab": 28996}
+
+# Liu et al. 2019: positions are counted from the ids and start at row padding + 1 = 2.
+ROBERTA = {
+    **BERT, "vocab": 50265, "norm_eps": 1e-5, "token_types": 1, "position_pad": 1,
+    "position_offset": 2, "head_act": "gelu", "drop_pool": True,
+}  # fmt: skip
+
+# Beltagy et al. 2020: RoBERTa with windows of 512 and 4,096 positions.
+LONGFORMER = {**ROBERTA, "context": 4096, "windows": (512,)}
+
+# Lan et al. 2019, the second version of the checkpoints (tanh GELU, no dropout in pre-training).
+ALBERT = {
+    **BERT, "vocab": 30000, "act": "gelu_tanh", "embed_width": 128, "share_groups": 1,
+    "drop_embed": 0.0, "drop_attn": 0.0, "drop_resid": 0.0,
+}  # fmt: skip
+
+# Sanh et al. 2019: no segments, no pooler; the classifiers' dense layer has ReLU.
+DISTILBERT = {**BERT, "token_types": 0, "pooler": False, "pool_act": "relu", "drop_head": 0.2}
+
 
 def _shape(layers, width, heads, **more):
     return dict(layers=layers, width=width, heads=heads, **more)
@@ -101,6 +128,30 @@ FAMILIES = {
     "moe": {
         "8x7b": {**MIXTRAL, **_shape(32, 4096, 32, ff=14336, kv_heads=8)},
     },
+    "bert": {
+        "mini": {**BERT, **_shape(4, 256, 4)},
+        "small": {**BERT, **_shape(4, 512, 8)},
+        "medium": {**BERT, **_shape(8, 512, 8)},
+        "minilm-l6": {**BERT, **_shape(6, 384, 12)},
+        "distilbert-base": {**DISTILBERT, **_shape(6, 768, 12)},
+        "base": {**BERT, **_shape(12, 768, 12)},
+        "base-cased": {**CASED, **_shape(12, 768, 12)},
+        "large": {**BERT, **_shape(24, 1024, 16)},
+    },
+    "roberta": {
+        "base": {**ROBERTA, **_shape(12, 768, 12)},
+        "large": {**ROBERTA, **_shape(24, 1024, 16)},
+    },
+    "albert": {
+        "base": {**ALBERT, **_shape(12, 768, 12)},
+        "large": {**ALBERT, **_shape(24, 1024, 16)},
+        "xlarge": {**ALBERT, **_shape(24, 2048, 16)},
+        "xxlarge": {**ALBERT, **_shape(12, 4096, 64)},
+    },
+    "longformer": {
+        "base": {**LONGFORMER, **_shape(12, 768, 12)},
+        "large": {**LONGFORMER, **_shape(24, 1024, 16)},
+    },
 }  # fmt: skip
 
 # Parameters as the reference implementations count them (GPT-3: our count of Table 2.1's shapes).
@@ -134,6 +185,22 @@ COUNTS = {
     ("llama", "3.2-3b"): 3_212_749_824,
     ("llama", "smollm2-135m"): 134_515_008,
     ("moe", "8x7b"): 46_702_792_704,
+    ("bert", "mini"): 11_170_560,
+    ("bert", "small"): 28_763_648,
+    ("bert", "medium"): 41_373_184,
+    ("bert", "minilm-l6"): 22_713_216,
+    ("bert", "distilbert-base"): 66_362_880,
+    ("bert", "base"): 109_482_240,
+    ("bert", "base-cased"): 108_310_272,
+    ("bert", "large"): 335_141_888,
+    ("roberta", "base"): 124_645_632,
+    ("roberta", "large"): 355_359_744,
+    ("albert", "base"): 11_683_584,
+    ("albert", "large"): 17_683_968,
+    ("albert", "xlarge"): 58_724_864,
+    ("albert", "xxlarge"): 222_595_584,
+    ("longformer", "base"): 148_659_456,
+    ("longformer", "large"): 434_600_960,
 }
 
 

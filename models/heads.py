@@ -1,10 +1,11 @@
-"""What is read off the hidden states: the language head and the head on one pooled token."""
+"""What is read off the hidden states: language heads, poolers and scores."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from models.gradients import product
-from models.layers import ACTIVATIONS, drop, normal
+from models.layers import ACTIVATIONS, Norm, Projection, drop, normal, site
 from models.options import Options
 
 
@@ -54,3 +55,76 @@ class ScoreHead(nn.Module):
         if o.score_bias:
             scores = scores + self.param("bias", nn.initializers.zeros_init(), (o.labels,))
         return ACTIVATIONS[o.score_act](scores.astype(jnp.float32))
+
+
+class MaskedHead(nn.Module):
+    """The masked-language head: x [...,D] -> logits [...,V] in float32.
+
+    decoder(norm(act(dense(x)))) + bias, the decoder being the token table [V,U] if tied (Devlin et
+    al. 2018; the dense layer goes to the tables' width U, as in Lan et al. 2019). It may be given
+    gathered positions alone.
+    """
+
+    o: Options
+
+    @nn.compact
+    def __call__(self, x, table=None):
+        o = self.o
+        lead = "abc"[: x.ndim - 1]
+        dense = Projection(
+            f"{lead}d,du->{lead}u", (o.width, o.thin), 1, o.init_std, o.dtype, name="dense"
+        )
+        x = Norm(o, name="norm")(ACTIVATIONS[o.head_act or o.act](dense(x)))
+        if o.tied:
+            kernel, order = table, "vu"
+        else:
+            kernel = self.param("kernel", normal(o.init_std), (o.thin, o.vocab), jnp.float32)
+            order = "uv"
+        x = x.astype(jnp.float32)
+        logits = product(f"{lead}u,{order}->{lead}v", x, kernel, o.dtype)
+        return logits + self.param("bias", nn.initializers.zeros_init(), (o.vocab,), jnp.float32)
+
+
+class Pooler(nn.Module):
+    """act(dense(state)): BERT's tanh on [CLS], the same inside RoBERTa's classifier. [...,D]."""
+
+    o: Options
+
+    @nn.compact
+    def __call__(self, state, key=None):
+        o = self.o
+        state = drop(state, o.drop_head if o.drop_pool else 0.0, site(key, 1))
+        lead = "abc"[: state.ndim - 1]
+        kernel = self.param("kernel", normal(o.init_std), (o.width, o.width), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (o.width,), jnp.float32)
+        state = product(f"{lead}d,de->{lead}e", state, kernel, o.dtype) + bias.astype(state.dtype)
+        return ACTIVATIONS[o.pool_act](state)
+
+
+class Scores(nn.Module):
+    """A linear layer to C outputs in float32, after dropout: [...,D] -> [...,C]."""
+
+    o: Options
+
+    @nn.compact
+    def __call__(self, state, key=None):
+        o = self.o
+        state = drop(state, o.drop_head, site(key, 2)).astype(jnp.float32)
+        lead = "abc"[: state.ndim - 1]
+        kernel = self.param("kernel", normal(o.init_std), (o.width, o.outputs), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (o.outputs,), jnp.float32)
+        return product(f"{lead}d,dc->{lead}c", state, kernel, o.dtype) + bias
+
+
+def mean_real(x, mask):
+    """The mean of the states of real tokens: x [B,T,D], mask [B,T] -> [B,D]; 0 without any."""
+    mask = mask.astype(jnp.float32)[..., None]
+    total = jnp.sum(x.astype(jnp.float32) * mask, 1)
+    return (total / jnp.maximum(mask.sum(1), 1.0)).astype(x.dtype)
+
+
+def unit(x):
+    """x / |x| over the last axis, in float32; the reference clamps the norm at 1e-12."""
+    x = x.astype(jnp.float32)
+    square = jnp.sum(x * x, -1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))

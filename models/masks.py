@@ -3,6 +3,7 @@
 import dataclasses
 
 import flax
+import jax
 import jax.numpy as jnp
 
 
@@ -11,8 +12,9 @@ class Mask:
     """Query t of slot `start + t` sees key slot s iff every rule that is set allows it; no start is 0.
 
     causal: s <= start + t. window > 0: start + t - window < s. valid [B,S]: key s is real.
-    q_segments [B,T], k_segments [B,S]: equal and not 0 (0 is padding). Causality is on slots, the
-    places in the buffer; positions are for the position tables alone.
+    q_segments [B,T], k_segments [B,S]: equal and not 0 (0 is padding). span > 0: |start + t - s| <=
+    span, or s is marked in `everywhere` [B,S]. Causality is on slots, the places in the buffer;
+    positions are for the position tables alone.
     """
 
     causal: bool = flax.struct.field(pytree_node=False, default=True)
@@ -21,6 +23,8 @@ class Mask:
     valid: object = None
     q_segments: object = None
     k_segments: object = None
+    span: int = flax.struct.field(pytree_node=False, default=0)
+    everywhere: object = None
 
     def local(self, window: int) -> "Mask":
         """The same mask seen through a window."""
@@ -43,6 +47,11 @@ class Mask:
             parts.append((other <= slot)[None, None])
         if self.window:
             parts.append((other > slot - self.window)[None, None])
+        if self.span:
+            near = (jnp.abs(other - slot) <= self.span)[None, None]
+            if self.everywhere is not None:
+                near = near | self.everywhere[:, None, None, key : key + keys].astype(bool)
+            parts.append(near)
         if self.valid is not None:
             parts.append(self.valid[:, None, None, key : key + keys].astype(bool))
         if self.q_segments is not None:
@@ -55,3 +64,35 @@ class Mask:
         for part in parts[1:]:
             allowed = allowed & part
         return allowed
+
+
+@flax.struct.dataclass
+class Globals:
+    """The tokens that see and are seen everywhere (Beltagy et al. 2020, section 3.1).
+
+    marks [B,T] says which; index [B,M] the slots of the first M = min(T, `slots`) of them in each
+    row and held [B,M] whether there is one; `over` whether a row has more than M.
+    """
+
+    marks: object
+    index: object
+    held: object
+    over: object
+
+    @classmethod
+    def of(cls, marks, real, slots: int) -> "Globals":
+        """From a mask [B,T]; tokens that are not `real` [B,T] are none."""
+        marks = (marks != 0) & (real != 0)
+        size = min(slots, marks.shape[1])
+        held, index = jax.lax.top_k(marks.astype(jnp.int32), size)  # ties in order of slot
+        return cls(marks, index, held > 0, jnp.any(marks.sum(1) > size))
+
+    def rows(self, x):
+        """x [B,T,...] at the global slots: [B,M,...]."""
+        index = self.index.reshape(*self.index.shape, *[1] * (x.ndim - 2))
+        return jnp.take_along_axis(x, index, 1)
+
+
+def before_separator(tokens, separator: int):
+    """True before each row's first separator: a question's tokens, global in span tasks. [B,T]."""
+    return jnp.cumsum((tokens == separator).astype(jnp.int32), 1) == 0

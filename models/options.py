@@ -10,21 +10,7 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 
-CHOICES = {
-    "kind": ("decoder",),
-    "norm": ("layer", "rms"),
-    "norm_place": ("pre", "post"),
-    "act": ("gelu", "gelu_tanh", "relu", "silu", "tanh", "quick_gelu", "identity"),
-    "positions": ("learned", "sinusoidal", "rotary", "none"),
-    "rope_scaling": ("none", "linear", "llama3"),
-    "score_scale": ("sqrt", "none"),
-    "head": ("lm", "classify", "double"),
-    "score_act": ("identity", "tanh", "relu", "gelu", "gelu_tanh", "silu"),
-    "dtype": ("float32", "bfloat16"),
-    "stream": ("dtype", "float32"),
-    "remat": ("none", "full", "dots", "dots_no_batch"),
-    "attend": ("auto", "explicit", "blocks", "kernel"),
-}
+from models.choices import CHOICES, HEADS, POOLED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +53,8 @@ class Options:
     rope_low: float = 1.0
     rope_high: float = 4.0
     rope_original: int = 8192
+    position_offset: int = 0  # rows of the learned table before position 0
+    position_pad: int = -1  # this token has no position: they count the others; -1: the real ones
     # biases
     q_bias: bool = True
     k_bias: bool = True
@@ -77,14 +65,26 @@ class Options:
     causal: bool = True
     pattern: tuple = ("global",)  # kinds of layers, repeated: "global" or "local"
     window: int = 0  # a local layer lets query i see keys j with i - window < j <= i
+    windows: tuple = ()  # Longformer's two-sided windows, repeated over the layers: w/2 each way
+    global_slots: int = 64  # global tokens in a row that are quick; more are right, and slower
+    cross: bool = False  # a second attention in each layer, to `encoded`
     score_scale: str = "sqrt"
     scale_by_layer: bool = False  # divides scores by (layer + 1), GPT-2's option
+    # layers that share parameters (ALBERT): 0: none do
+    share_groups: int = 0  # layer i uses group i // (layers / groups)
+    share_inner: int = 1  # blocks of a group, one after the other in each of its layers
     # embeddings and heads
+    token_types: int = 0  # rows of the table of segments A, B
+    embed_width: int = 0  # of a factorised embedding, which a matrix takes to `width`; 0: `width`
     embed_scale: bool = False  # multiplies token embeddings by sqrt(width)
     tied: bool = True  # the language head is the token table
     head_bias: bool = False
     head: str = "lm"
-    labels: int = 0  # outputs of the pooled head
+    head_act: str = ""  # of the masked-language head's transform; "": as `act`
+    pooler: bool = False  # a dense layer on the pooled state, before the heads that read it
+    pool: str = "first"  # the pooled state: of the first token, or the mean of the real ones
+    pool_act: str = "tanh"
+    labels: int = 0  # outputs of the classifying heads
     score_bias: bool = False
     score_act: str = "identity"  # applied to the pooled head's output
     # dropout
@@ -93,6 +93,7 @@ class Options:
     drop_attn: float = 0.0
     drop_resid: float = 0.0
     drop_head: float = 0.0
+    drop_pool: bool = False  # RoBERTa's classifier drops before its pooler, too
     # initialisation
     init_std: float = 0.02
     init_positions: float = 0.02
@@ -119,7 +120,10 @@ class Options:
         for name in ("vocab", "context", "layers", "width", "heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}; expected at least 1")
-        for name in ("kv_heads", "head_size", "ff", "experts", "labels", "window"):
+        for name in (
+            "kv_heads", "head_size", "ff", "experts", "labels", "window", "position_offset",
+            "share_groups", "token_types", "embed_width",
+        ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"model.{name} is {getattr(self, name)}; expected 0 or more")
         if not self.head_size and self.width % self.heads:
@@ -140,7 +144,10 @@ class Options:
             size = self.size if self.positions == "rotary" else self.width
             if size % 2:
                 raise ValueError(f"{self.positions} positions need an even size, not {size}")
-        if self.head in ("classify", "double") and not self.labels:
+        if self.head not in HEADS[self.kind]:
+            known = ", ".join(HEADS[self.kind])
+            raise ValueError(f"model.head is {self.head!r}; heads of a {self.kind} are {known}")
+        if self.head in ("classify", "double", "tokens") and not self.labels:
             raise ValueError(f"model.head={self.head!r} needs model.labels of at least 1")
         for name in ("drop_embed", "drop_attn", "drop_resid", "drop_head"):
             if not 0.0 <= getattr(self, name) < 1.0:
@@ -154,6 +161,31 @@ class Options:
             )
         if "local" in self.pattern and self.window < 1:
             raise ValueError("model.pattern has local layers; give model.window of at least 1")
+        if any(type(w) is not int or w < 2 or w % 2 for w in self.windows):
+            raise ValueError(
+                f"model.windows is {self.windows!r}; expected even numbers of at least 2"
+            )
+        if self.windows and (self.causal or "local" in self.pattern or self.cross):
+            raise ValueError("model.windows need model.causal=False, a global pattern and no cross")
+        if self.windows and self.global_slots < 1:
+            raise ValueError(f"model.global_slots is {self.global_slots}; expected at least 1")
+        if self.attend == "banded" and not self.windows:
+            raise ValueError("model.attend='banded' needs model.windows")
+        self._check_sharing()
+
+    def _check_sharing(self):
+        if self.share_inner < 1 or (self.share_inner > 1 and not self.share_groups):
+            raise ValueError(
+                f"model.share_inner={self.share_inner} needs to be positive, with model.share_groups"
+            )
+        if not self.share_groups:
+            return
+        if self.share_groups > self.layers:
+            raise ValueError(
+                f"model.share_groups={self.share_groups} is more than model.layers={self.layers}"
+            )
+        if len(set(self.kinds())) > 1:
+            raise ValueError("model.share_groups needs layers of one kind; see pattern and windows")
 
     @classmethod
     def of(cls, mapping: Mapping) -> "Options":
@@ -198,9 +230,41 @@ class Options:
         """Whether training needs a `dropout` key."""
         return max(self.drop_embed, self.drop_attn, self.drop_resid, self.drop_head) > 0
 
+    @property
+    def thin(self) -> int:
+        """U, the width of the embedding tables."""
+        return self.embed_width or self.width
+
+    @property
+    def outputs(self) -> int:
+        """C, the outputs of the head that is not a language head."""
+        return {"pair": 2, "pretrain": 2, "spans": 2, "choice": 1}.get(self.head, self.labels)
+
+    @property
+    def pools(self) -> bool:
+        """Whether there is a pooler: heads that would not read one leave it out."""
+        return self.pooler and self.head in POOLED
+
+    @property
+    def depth(self) -> int:
+        """How many blocks x passes through."""
+        return self.layers * self.share_inner
+
+    def order(self) -> tuple:
+        """The number of the block, among those with parameters of their own, at each depth."""
+        if not self.share_groups:
+            return tuple(range(self.layers))
+        groups = [int(i / (self.layers / self.share_groups)) for i in range(self.layers)]
+        return tuple(g * self.share_inner + j for g in groups for j in range(self.share_inner))
+
     def kinds(self) -> tuple:
-        """The kind of each layer, the pattern repeated over the depth."""
-        return tuple(self.pattern[i % len(self.pattern)] for i in range(self.layers))
+        """The kind of each layer, the pattern repeated over the depth; with windows, the window."""
+        pattern = self.windows or self.pattern
+        return tuple(pattern[i % len(pattern)] for i in range(self.depth))
+
+    def variants(self) -> tuple:
+        """The kinds that there are, in a fixed order."""
+        return tuple(sorted(set(self.kinds())))
 
 
 def _typed(field, value):

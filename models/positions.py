@@ -8,6 +8,7 @@ A relative bias, T5's, would return `bias` [B or 1,H,T,S] there.
 import math
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,6 +20,24 @@ from models.placement import place
 def default(mask, start):
     """Positions [B,T] that count real tokens: max(start + cumsum(mask) - 1, 0). start [B]."""
     return jnp.maximum(start[:, None] + jnp.cumsum(mask.astype(jnp.int32), 1) - 1, 0)
+
+
+def count(o: Options, tokens, real, segments=None, cache=None):
+    """Positions [B,T] where none are given.
+
+    They count the real tokens (`default`), in each packed segment anew; with `o.position_pad` the
+    tokens that are not that one, whose own is -1, as RoBERTa counts from the ids alone.
+    """
+    counted = tokens != o.position_pad if o.position_pad >= 0 else real.astype(bool)
+    start = jnp.zeros((tokens.shape[0],), jnp.int32) if cache is None else cache["position"]
+    if segments is None:
+        found = default(counted, start)
+    else:
+        first = jnp.diff(segments, axis=1, prepend=segments[:, :1] - 1) != 0
+        total = jnp.cumsum(counted.astype(jnp.int32), 1)
+        before = jnp.where(first, total - counted, 0)
+        found = jnp.maximum(total - 1 - jax.lax.cummax(before, 1), 0)
+    return jnp.where(counted, found, -1) if o.position_pad >= 0 else found
 
 
 def sinusoid(positions, width: int):
@@ -67,13 +86,13 @@ class Positions(nn.Module):
     def __call__(self, x, positions, key=None):
         o = self.o
         if o.positions == "learned":
-            shape = (o.context, o.width)
+            shape = (o.context + o.position_offset, o.thin)
             table = self.param("embedding", normal(o.init_positions), shape, jnp.float32)
             if o.drop_table:
                 table = drop(table, o.drop_embed, key)
-            return x + place(table, None, None).astype(x.dtype)[positions], {}
+            return x + place(table, None, None).astype(x.dtype)[positions + o.position_offset], {}
         if o.positions == "sinusoidal":
-            return x + sinusoid(positions, o.width).astype(x.dtype), {}
+            return x + sinusoid(positions, o.thin).astype(x.dtype), {}
         if o.positions == "rotary":
             angles = positions[..., None].astype(jnp.float32) * frequencies(o)
             return x, {"rotary": (jnp.cos(angles), jnp.sin(angles))}

@@ -12,6 +12,8 @@ from models.attention import Attention
 from models.layers import Experts, FeedForward, Norm, drop, site
 from models.options import Options
 
+MEMORY = ("k", "v", "cross_k", "cross_v")  # what a cache holds for each layer
+
 POLICIES = {
     "full": None,
     "dots": jax.checkpoint_policies.dots_saveable,
@@ -20,20 +22,21 @@ POLICIES = {
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each in a residual branch, normed before or after.
+    """Attention, attention to `encoded` if `o.cross`, and feed-forward, each in a residual branch.
 
-    pre: x + f(norm(x)) (Radford et al. 2019). post: norm(x + f(x)) (Vaswani et al. 2017).
+    Norms stand before or after. pre: x + f(norm(x)) (Radford et al. 2019). post: norm(x + f(x)) (Vaswani et al. 2017).
     `state` holds `x` [B,T,D] and, when decoding, the cache's `k` and `v`; returns the new state and
     what this layer gives: `maps` and `hidden` if asked for, `router` if it has experts.
     """
 
     o: Options
-    kind: str = "global"
+    kind: str | int = "global"
 
     @nn.compact
     def __call__(self, state, layer, ctx):
         o, x, key = self.o, state["x"], layer.get("key")
         memory = {"k": state["k"], "v": state["v"]} if "k" in state else None
+        crossed = {"k": state["cross_k"], "v": state["cross_v"]} if "cross_k" in state else None
         pre = o.norm_place == "pre"
         attn_norm, mlp_norm = Norm(o, name="attn_norm"), Norm(o, name="mlp_norm")
         out = {}
@@ -42,6 +45,14 @@ class Block(nn.Module):
         y, weights, memory = attention(attn_norm(x) if pre else x, layer, ctx, memory)
         x = x + drop(y, o.drop_resid, site(key, 1))
         x = x if pre else attn_norm(x)
+        if o.cross:
+            norm = Norm(o, name="cross_norm")
+            attention = Attention(o, "cross", name="cross")
+            y, cross_weights, crossed = attention(norm(x) if pre else x, layer, ctx, crossed)
+            x = x + drop(y, o.drop_resid, site(key, 4))
+            x = x if pre else norm(x)
+            if "maps" in ctx:
+                out["cross_maps"] = cross_weights
         if o.experts:
             y, sums = Experts(o, name="mlp")(mlp_norm(x) if pre else x, ctx["real"])
             out["router"] = {k: v for k, v in sums.items() if k != "logits" or "stats" in ctx}
@@ -53,7 +64,8 @@ class Block(nn.Module):
             out["maps"] = weights
         if "hidden" in ctx:
             out["hidden"] = x
-        return {"x": x, **(memory or {})}, out
+        kept = {f"cross_{name}": value for name, value in (crossed or {}).items()}
+        return {"x": x, **(memory or {}), **kept}, out
 
 
 def _block(o: Options):
@@ -64,36 +76,76 @@ def _block(o: Options):
 
 
 class Stack(nn.Module):
-    """The layers apart. The cache's `k` and `v` are tuples of L arrays."""
+    """The layers apart; those that share parameters call one block. The cache is tuples of arrays."""
 
     o: Options
 
     @nn.compact
     def __call__(self, state, layers, ctx):
-        o, outs, memory = self.o, [], {"k": [], "v": []}
-        x = state["x"]
-        for i, kind in enumerate(o.kinds()):
-            mine = {"x": x}
-            if "k" in state:
-                mine.update(k=state["k"][i], v=state["v"][i])
-            layer = {"index": jnp.int32(i)}
+        o, outs = self.o, []
+        names = [name for name in MEMORY if name in state]
+        memory = {name: [] for name in names}
+        x, order = state["x"], o.order()
+        kinds, block = dict(zip(order, o.kinds(), strict=True)), _block(o)
+        bank = {i: block(o, kind, name=str(i)) for i, kind in kinds.items()}
+        for depth, i in enumerate(order):
+            mine = {"x": x, **{name: state[name][depth] for name in names}}
+            layer = {"index": jnp.int32(depth)}
             if "key" in layers:
-                layer["key"] = layers["key"][i]
-            mine, out = _block(o)(o, kind, name=str(i))(mine, layer, ctx)
+                layer["key"] = layers["key"][depth]
+            mine, out = bank[i](mine, layer, ctx)
             x = mine["x"]
             outs.append(out)
-            for name in memory:
-                memory[name].append(mine.get(name))
-        new = {"x": x}
-        if "k" in state:
-            new.update({name: tuple(values) for name, values in memory.items()})
+            for name in names:
+                memory[name].append(mine[name])
+        new = {"x": x, **{name: tuple(values) for name, values in memory.items()}}
         return new, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outs)
+
+
+class SharedStack(nn.Module):
+    """The scanned form of layers that share parameters: blocks [groups * inner, ...] (ALBERT).
+
+    Each group's layers are one scan, whose gradient adds up over its steps.
+    """
+
+    o: Options
+
+    @nn.compact
+    def __call__(self, state, layers, ctx):
+        o = self.o
+        block = _block(o)(o, o.kinds()[0], parent=None)
+        if self.is_initializing():
+            first = jax.tree.map(lambda leaf: leaf[0], layers)
+            keys = jax.random.split(self.make_rng("params"), o.share_groups * o.share_inner)
+            made = jax.vmap(lambda key: block.init(key, state, first, ctx)["params"])(keys)
+            for name, tree in made.items():
+                self.param(name, lambda _, tree=tree: tree)
+        shared, order, outs = self.variables["params"], o.order(), []
+        for group in range(o.share_groups):
+            steps = [depth for depth, i in enumerate(order) if i // o.share_inner == group]
+            mine = jax.tree.map(lambda leaf: leaf[steps[0] : steps[-1] + 1], layers)
+            mine = jax.tree.map(lambda leaf: leaf.reshape(-1, o.share_inner, *leaf.shape[1:]), mine)
+
+            def layer(state, given, first=group * o.share_inner):
+                inner = []
+                for j in range(o.share_inner):
+                    params = jax.tree.map(lambda leaf: leaf[first + j], shared)
+                    one = jax.tree.map(lambda leaf: leaf[j], given)
+                    state, out = block.apply({"params": params}, state, one, ctx)
+                    inner.append(out)
+                return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *inner)
+
+            state, out = jax.lax.scan(layer, state, mine)
+            outs.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out))
+        return state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outs)
 
 
 def blocks(o: Options) -> nn.Module:
     """The stack, scanned or unrolled: called with (state, layers, ctx), see `layers`."""
     if not o.scan:
         return Stack(o)
+    if o.share_groups:
+        return SharedStack(o)
     scanned = nn.scan(
         _block(o),
         variable_axes={"params": 0},
@@ -101,20 +153,21 @@ def blocks(o: Options) -> nn.Module:
         in_axes=(0, nn.broadcast),
         length=o.layers,
     )
-    return scanned(o)
+    return scanned(o, o.kinds()[0])
 
 
 def layers(o: Options, key=None) -> dict:
     """What differs by layer, stacked: `index` [L], `key` [L] with dropout, `kind` [L] if it varies.
 
-    Dropout keys are folded by layer index, so that both forms drop the same entries.
+    `kind` is the place in `o.variants()`. Dropout keys are folded by layer index, so that both forms
+    drop the same entries.
     """
-    index = jnp.arange(o.layers, dtype=jnp.int32)
+    index = jnp.arange(o.depth, dtype=jnp.int32)
     out = {"index": index}
     if key is not None:
         out["key"] = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
-    if "local" in o.kinds():
-        out["kind"] = jnp.asarray([int(kind == "local") for kind in o.kinds()], jnp.int32)
+    if len(o.variants()) > 1:
+        out["kind"] = jnp.asarray([o.variants().index(kind) for kind in o.kinds()], jnp.int32)
     return out
 
 

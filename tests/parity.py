@@ -18,9 +18,11 @@ import jax
 import numpy as np
 
 from models.interop import config, tensors
+from tests import parity_decoders, parity_encoders
 from tests.parity_cases import Case, Line, compare, compare_gradient, find
-from tests.parity_decoders import TYPES, Peer
 from tests.parity_generation import generation
+
+PEERS = {name: side.Peer for side in (parity_decoders, parity_encoders) for name in side.TYPES}
 
 
 def check(path: Path) -> Iterator[Line]:
@@ -28,8 +30,8 @@ def check(path: Path) -> Iterator[Line]:
     case = Case(path)
     kind = case.config.get("model_type") if isinstance(case.config, dict) else None
     peer, fault = None, f"there is no family for model_type {kind!r}"
-    if case.meta.get("kind", "hf") == "hf" and kind in TYPES:
-        peer, fault = attempt(lambda: Peer(path))
+    if case.meta.get("kind", "hf") == "hf" and kind in PEERS:
+        peer, fault = attempt(lambda: PEERS[kind](path))
     for call in case.calls:
         yield from outputs(case, call, peer, fault)
         yield from gradients(case, call, peer, fault)

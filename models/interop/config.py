@@ -7,24 +7,11 @@ library's (a config.json may leave out what equals them).
 
 from collections.abc import Mapping
 
-from models.interop import rope
+from models.interop import encoders, rope
+from models.interop.fields import act as act_of
+from models.interop.fields import get, labels
 from models.options import Options
 
-ACTS = {  # their names (openai-gpt: see `_GPT1_ACTS`) to ours
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_python_tanh": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_accurate": "gelu_tanh",
-    "quick_gelu": "quick_gelu",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-    "tanh": "tanh",
-    "linear": "identity",
-}
 _GPT1_ACTS = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
 
 # (their field, its other spelling, our option, their default)
@@ -91,6 +78,7 @@ FIELDS = {
         ("num_experts_per_tok", "", "experts_per_token", 2),
         ("router_aux_loss_coef", "", "balance", 0.001),
     ),
+    **encoders.FIELDS,
 }
 # Fields that change the computation, with the only value that is supported.
 REFUSED = {
@@ -102,22 +90,8 @@ REFUSED = {
 }
 FAMILY = {
     "openai-gpt": "gpt1", "gpt2": "gpt2", "gpt_neo": "gpt3", "llama": "llama", "mistral": "llama",
-    "mixtral": "moe",
+    "mixtral": "moe", **encoders.FAMILY,
 }  # fmt: skip
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
-_ABSENT = object()
-
-
-def _get(c: Mapping, field: str, default, kind: type):
-    """A field of the wanted kind; absent or null gives the default. ValueError names the field."""
-    value = c.get(field)
-    if value is None:
-        return default
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        raise ValueError(f"config.json: {field} is {value!r:.60}; expected {_KINDS[kind]}")
-    return value
 
 
 def read(c: Mapping, names=()) -> Options:
@@ -131,15 +105,16 @@ def read(c: Mapping, names=()) -> Options:
             f"config.json: model_type is {kind!r:.80}; supported are {', '.join(sorted(FIELDS))}"
         )
     for field, only in REFUSED.items():
-        if c.get(field) not in (None, only):
+        if c.get(field) not in (None, only) and field not in encoders.ALLOWED.get(kind, ()):
             raise ValueError(f"config.json: {field} = {c[field]!r:.60} is not supported")
     o = {"family": FAMILY[kind]}
     for field, alias, ours, default in FIELDS[kind]:
         wanted = type(getattr(Options, ours))
-        o[ours] = _get(c, field if c.get(field) is not None else alias or field, default, wanted)
+        o[ours] = get(c, field if c.get(field) is not None else alias or field, default, wanted)
     o["init_positions"] = o["init_std"]
     o.update(_READ[kind](c, o))
-    o.update(_read_head(c, names, o))
+    head = encoders.read_head if kind in encoders.FIELDS else _read_head
+    o.update(head(c, names, o))
     if o["layers"] * max(o.get("experts", 0), 1) > 20_000:
         raise ValueError(
             f"config.json: {o['layers']:,} layers are more than any file here can hold"
@@ -147,24 +122,20 @@ def read(c: Mapping, names=()) -> Options:
     return Options.of(o)
 
 
-def _act(c, field, default, table=ACTS):
-    name = _get(c, field, default, str)
-    if name not in table:
-        raise ValueError(f"config.json: {field} is {name!r:.80}; supported are {', '.join(table)}")
-    return table[name]
-
-
 def _read_gpt1(c, o):
     return dict(
-        act=_act(c, "afn", "gelu", _GPT1_ACTS), norm_place="post", final_norm=False, drop_table=True
+        act=act_of(c, "afn", "gelu", _GPT1_ACTS),
+        norm_place="post",
+        final_norm=False,
+        drop_table=True,
     )
 
 
 def _read_gpt2(c, o):
-    scaled = _get(c, "scale_attn_weights", True, bool)
+    scaled = get(c, "scale_attn_weights", True, bool)
     return dict(
-        act=_act(c, "activation_function", "gelu_new"),
-        ff=_get(c, "n_inner", 0, int),
+        act=act_of(c, "activation_function", "gelu_new"),
+        ff=get(c, "n_inner", 0, int),
         score_scale="sqrt" if scaled else "none",
         init_residual=True,
     )
@@ -184,8 +155,8 @@ def _read_gpt_neo(c, o):
             f"{sorted(set(map(str, kinds)))!s:.80}; num_layers is {o['layers']}, known are global, local"
         )
     return dict(
-        act=_act(c, "activation_function", "gelu_new"),
-        ff=_get(c, "intermediate_size", 0, int),
+        act=act_of(c, "activation_function", "gelu_new"),
+        ff=get(c, "intermediate_size", 0, int),
         pattern=shortest(kinds),
         score_scale="none",
         q_bias=False,
@@ -204,8 +175,8 @@ def shortest(kinds) -> tuple:
 
 def _read_llama(c, o):
     kind = c["model_type"]
-    bias = kind == "llama" and _get(c, "attention_bias", False, bool)
-    groups = _get(c, "num_key_value_heads", 0 if kind == "llama" else 8, int)
+    bias = kind == "llama" and get(c, "attention_bias", False, bool)
+    groups = get(c, "num_key_value_heads", 0 if kind == "llama" else 8, int)
     if "num_key_value_heads" in c and c["num_key_value_heads"] is None:
         groups = 0
     if o["heads"] < 1 or (not c.get("head_dim") and o["width"] % o["heads"]):
@@ -213,16 +184,16 @@ def _read_llama(c, o):
             f"config.json: num_attention_heads = {o['heads']} does not divide hidden_size = "
             f"{o['width']}, and head_dim is not given"
         )
-    size = _get(c, "head_dim", 0, int) or o["width"] // o["heads"]
+    size = get(c, "head_dim", 0, int) or o["width"] // o["heads"]
     window = 0
     if kind in ("mistral", "mixtral"):
         standard = 4096 if kind == "mistral" and "sliding_window" not in c else 0
-        window = _get(c, "sliding_window", standard, int)
+        window = get(c, "sliding_window", standard, int)
     return dict(
-        act=_act(c, "hidden_act", "silu"), gated=True, norm="rms", positions="rotary",
+        act=act_of(c, "hidden_act", "silu"), gated=True, norm="rms", positions="rotary",
         kv_heads=groups, head_size=0 if size * o["heads"] == o["width"] else size,
         q_bias=bias, k_bias=bias, v_bias=bias, o_bias=bias,
-        mlp_bias=kind == "llama" and _get(c, "mlp_bias", False, bool),
+        mlp_bias=kind == "llama" and get(c, "mlp_bias", False, bool),
         window=window, pattern=("local",) if window else ("global",),
         **rope.read(c, 1e6 if kind == "mixtral" else 1e4, o["context"]),
     )  # fmt: skip
@@ -230,16 +201,8 @@ def _read_llama(c, o):
 
 _READ = {
     "openai-gpt": _read_gpt1, "gpt2": _read_gpt2, "gpt_neo": _read_gpt_neo,
-    "llama": _read_llama, "mistral": _read_llama, "mixtral": _read_llama,
+    "llama": _read_llama, "mistral": _read_llama, "mixtral": _read_llama, **encoders.READ,
 }  # fmt: skip
-
-
-def labels(c: Mapping) -> int:
-    """The number of classes: of id2label, else num_labels, else 2."""
-    named = c.get("id2label")
-    if isinstance(named, Mapping) and named:
-        return len(named)
-    return _get(c, "num_labels", 2, int)
 
 
 def _read_head(c, names, o):

@@ -7,24 +7,27 @@ express is an error that names the option, never a folder that computes somethin
 import dataclasses
 from collections.abc import Mapping
 
-from models.interop import config, rope
+from models.interop import config, encoders, rope
 from models.options import Options
 
 _ACTS = {"gelu_tanh": "gelu_new", "identity": "linear"}
 _BODY = {
     "openai-gpt": "OpenAIGPT", "gpt2": "GPT2", "gpt_neo": "GPTNeo", "llama": "Llama",
-    "mistral": "Mistral", "mixtral": "Mixtral",
+    "mistral": "Mistral", "mixtral": "Mixtral", **encoders.BODY,
 }  # fmt: skip
 # Options that the numbers of a trained model do not depend on.
 _FREE = {
     "family", "dtype", "remat", "scan", "attend", "drop_embed", "drop_table", "drop_attn",
     "drop_resid", "drop_head", "init_std", "init_positions", "init_residual", "balance",
+    "drop_pool", "global_slots",
 }  # fmt: skip
 
 
 def kind(o: Options) -> str:
     """The reference model_type that serves these options. ValueError where there is none."""
     local = "local" in o.kinds()
+    if o.kind == "encoder":
+        return encoders.kind(o)
     if o.experts:
         return "mixtral"
     if o.norm == "rms":
@@ -47,8 +50,10 @@ def write(o: Options, special: Mapping | None = None) -> dict:
     for role in ("bos", "eos", "pad"):
         found = (special or {}).get(role, -1)
         c[f"{role}_token_id"] = found if found >= 0 else None
-    if o.head != "lm":
-        count = o.labels if o.head == "classify" else 1
+    if o.position_pad >= 0:
+        c["pad_token_id"] = o.position_pad
+    if o.labels or o.head == "double":
+        count = o.labels if o.head != "double" else 1
         c["id2label"] = {str(i): f"LABEL_{i}" for i in range(count)}
         c["label2id"] = {f"LABEL_{i}": i for i in range(count)}
     if o.head == "double":
@@ -66,6 +71,8 @@ def write(o: Options, special: Mapping | None = None) -> dict:
 
 
 def _head(o, name):
+    if o.kind == "encoder":
+        return encoders.architecture(o, name)
     if o.head == "classify":
         return "ForSequenceClassification"
     if o.head == "double":
@@ -97,6 +104,10 @@ def _canonical(o):
     elif o.rope_scaling != "llama3":
         idle += ["rope_low", "rope_high", "rope_original"]
         idle += ["rope_factor"] if o.rope_scaling == "none" else []
+    if o.kind == "encoder":
+        idle += encoders.idle(o)
+        c["head"] = "none" if o.head == "embed" else o.head
+        c["head_act"] = o.head_act or o.act
     if o.head == "lm":
         idle += ["labels", "score_bias", "score_act"]
     if o.head == "classify":
@@ -157,5 +168,5 @@ def _mixtral(o):
 
 _WRITE = {
     "openai-gpt": _gpt1, "gpt2": _gpt2, "gpt_neo": _gpt_neo, "llama": _llama, "mistral": _llama,
-    "mixtral": _mixtral,
+    "mixtral": _mixtral, **encoders.WRITE,
 }  # fmt: skip

@@ -75,10 +75,10 @@ def convert(c: Mapping, files: tensors.Tensors) -> tuple:
         raise ValueError(f"config.json says {o.layers:,} layers; there are {len(files):,} tensors")
     table = TABLES[c["model_type"]]
     prefix = table.prefix if any(name.startswith(table.prefix) for name in files) else ""
-    o, skip, alias = _tie(o, table.embedding.replace("@", prefix), files)
+    o, skip, alias = _tie(o, table, table.embedding.replace("@", prefix), files)
     flat, used = {}, set(skip)
     for line in lines(table, o, prefix):
-        theirs = [alias.get(name, name) for name in line.theirs]
+        theirs = [_found(alias.get(name, name), files) for name in line.theirs]
         for name in theirs:
             _expect(name, line.shape, files)
         used.update(theirs)
@@ -102,21 +102,34 @@ def _expect(name, shape, files):
         )
 
 
-def _tie(o, embedding, files):
+def _found(name, files):
+    """The name, or the one that TensorFlow gave a norm's parameters in old BERT files."""
+    for new, old in ((".weight", ".gamma"), (".bias", ".beta")):
+        if name not in files and name.endswith(new) and name.removesuffix(new) + old in files:
+            return name.removesuffix(new) + old
+    return name
+
+
+def _tie(o, table, embedding, files):
     """(options, names to skip, {expected name: name in the file}) for a tied head.
 
     A tied table may be saved under either name, or twice; saved twice with different values it is
-    not tied, whatever the config says, as in the reference library.
+    not tied, whatever the config says, as in the reference library. Likewise the bias that BERT's
+    head and its decoder share.
     """
-    head = "lm_head.weight"
-    if o.head == "classify" or not o.tied or head not in files:
-        return o, (), {}
+    head, skip, alias = table.head, (), {}
+    if table.twin in files and table.bias not in files:
+        alias = {table.bias: table.twin}
+    elif table.twin in files and np.array_equal(files[table.twin], files[table.bias]):
+        skip = (table.twin,)
+    if o.head not in ("lm", "double", "masked", "pretrain") or not o.tied or head not in files:
+        return o, skip, alias
     if embedding not in files:
-        return o, (), {embedding: head}
+        return o, skip, {**alias, embedding: head}
     same = files.shape(head) == files.shape(embedding)
     if same and np.array_equal(files[head], files[embedding]):
-        return o, (head,), {}
-    return o.replace(tied=False), (), {}
+        return o, (*skip, head), alias
+    return o.replace(tied=False), skip, alias
 
 
 def read_tokenizer(folder: Path, c: Mapping) -> tuple:
@@ -188,7 +201,8 @@ def rename(options: Options, params: Mapping) -> dict:
     if options.scan:
         params = transformer.unstack(params)
     flat, theirs, used = flatten(params), {}, set()
-    for line in lines(TABLES[describe.kind(options)], options):
+    bare = "" if options.head in ("none", "embed") else None
+    for line in lines(TABLES[describe.kind(options)], options, bare):
         for path in line.ours:
             if path not in flat:
                 raise ValueError(f"the parameters lack {path!r:.80}")

@@ -8,13 +8,8 @@ tensors. `@` is the prefix of their body module.
 import dataclasses
 from collections.abc import Callable
 
-from models.interop.rename import Row, Table
-
-
-def _norms(ours: str, theirs: str, bias: bool = True) -> tuple:
-    scale = Row(f"{ours}/scale", f"{theirs}.weight", "D -> D")
-    return (scale, Row(f"{ours}/bias", f"{theirs}.bias", "D -> D")) if bias else (scale,)
-
+from models.interop import names_encoders
+from models.interop.rename import Row, Table, norms
 
 HEADS = (
     Row(
@@ -47,8 +42,8 @@ FUSED = (  # OpenAI's Conv1D stores [in, out], the transpose of a Linear
     Row("blocks/{i}/mlp/up/bias", "@h.{i}.mlp.c_fc.bias", "F -> F"),
     Row("blocks/{i}/mlp/down/kernel", "@h.{i}.mlp.c_proj.weight", "F D -> F D"),
     Row("blocks/{i}/mlp/down/bias", "@h.{i}.mlp.c_proj.bias", "D -> D"),
-    *_norms("blocks/{i}/attn_norm", "@h.{i}.ln_1"),
-    *_norms("blocks/{i}/mlp_norm", "@h.{i}.ln_2"),
+    *norms("blocks/{i}/attn_norm", "@h.{i}.ln_1"),
+    *norms("blocks/{i}/mlp_norm", "@h.{i}.ln_2"),
 )
 
 GPT1 = Table(
@@ -68,7 +63,7 @@ GPT2 = Table(
         Row("embed/tokens/embedding", "@wte.weight", "V D -> V D"),
         Row("embed/positions/embedding", "@wpe.weight", "P D -> P D"),
         *FUSED,
-        *_norms("norm", "@ln_f"),
+        *norms("norm", "@ln_f"),
         *HEADS,
     ),
     prefix="transformer.",
@@ -91,9 +86,9 @@ GPT_NEO = Table(
         Row("blocks/{i}/mlp/up/bias", "@h.{i}.mlp.c_fc.bias", "F -> F"),
         Row("blocks/{i}/mlp/down/kernel", "@h.{i}.mlp.c_proj.weight", "D F -> F D"),
         Row("blocks/{i}/mlp/down/bias", "@h.{i}.mlp.c_proj.bias", "D -> D"),
-        *_norms("blocks/{i}/attn_norm", "@h.{i}.ln_1"),
-        *_norms("blocks/{i}/mlp_norm", "@h.{i}.ln_2"),
-        *_norms("norm", "@ln_f"),
+        *norms("blocks/{i}/attn_norm", "@h.{i}.ln_1"),
+        *norms("blocks/{i}/mlp_norm", "@h.{i}.ln_2"),
+        *norms("norm", "@ln_f"),
         *HEADS,
     ),
     prefix="transformer.",
@@ -127,9 +122,9 @@ _SHARED = (
         "blocks/{i}/attn/o", "@layers.{i}.self_attn.o_proj",
         "D (H K) -> H K D", "D -> D", lambda o: o.o_bias,
     ),
-    *_norms("blocks/{i}/attn_norm", "@layers.{i}.input_layernorm", bias=False),
-    *_norms("blocks/{i}/mlp_norm", "@layers.{i}.post_attention_layernorm", bias=False),
-    *_norms("norm", "@norm", bias=False),
+    *norms("blocks/{i}/attn_norm", "@layers.{i}.input_layernorm", bias=False),
+    *norms("blocks/{i}/mlp_norm", "@layers.{i}.post_attention_layernorm", bias=False),
+    *norms("norm", "@norm", bias=False),
     *HEADS,
 )  # fmt: skip
 
@@ -206,4 +201,5 @@ TABLES = {  # by their model_type
     "llama": LLAMA,
     "mistral": LLAMA,
     "mixtral": MIXTRAL,
+    **names_encoders.TABLES,
 }

@@ -1,10 +1,11 @@
 """How a rename table is read: from left to right to export, from right to left to import.
 
-A row is (our path, their name, pattern, condition). `{i}` counts layers. A pattern describes their
-axes and ours, as in "(H K) D -> D H K": theirs is split into its letters, then transposed. Several
-of our paths in one row are the axis `n` of theirs (GPT-2 stores q, k and v in one matrix); `{e}` in
-their name is the axis `E` of ours (Mixtral stores its experts apart). Both directions, and the
-shapes that a file must have, follow from the row, so that import and export cannot disagree.
+A row is (our path, their name, pattern, condition). `{i}` counts layers, `{g}` and `{j}` the groups of
+shared layers and the blocks inside. A pattern describes their axes and ours, as in
+"(H K) D -> D H K": theirs is split into its letters, then transposed. Several of our paths in one row
+are the axis `n` of theirs (GPT-2 stores q, k and v in one matrix); `{e}` in their name is the axis `E`
+of ours (Mixtral stores its experts apart). Both directions, and the shapes that a file must have,
+follow from the row, so that import and export cannot disagree.
 """
 
 import dataclasses
@@ -29,6 +30,13 @@ class Row:
     when: Callable[[Options], bool] = _always
 
 
+def norms(ours: str, theirs: str, bias: bool = True, letter: str = "D", when=_always) -> tuple:
+    """The rows of a norm's scale and, unless it is of the RMS form, bias."""
+    axes = f"{letter} -> {letter}"
+    scale = Row(f"{ours}/scale", f"{theirs}.weight", axes, when)
+    return (scale, Row(f"{ours}/bias", f"{theirs}.bias", axes, when)) if bias else (scale,)
+
+
 @dataclasses.dataclass(frozen=True)
 class Table:
     """`prefix` is the name of their body module; bare checkpoints lack it."""
@@ -37,13 +45,16 @@ class Table:
     prefix: str
     ignore: str  # a regex: buffers that old files carry and that hold nothing learned
     embedding: str  # their token table, which the language head may be tied to
+    head: str = "lm_head.weight"  # their language head where it is not tied
+    bias: str = ""  # the bias of that head, where files may hold it twice,
+    twin: str = ""  # and its other name
 
 
 def letters(o: Options) -> dict:
     """The size of every letter that a pattern may use, but n."""
     return dict(
-        D=o.width, H=o.heads, G=o.groups, K=o.size, F=o.hidden, V=o.vocab, E=o.experts, P=o.context,
-        C=o.labels,
+        D=o.width, H=o.heads, G=o.groups, K=o.size, F=o.hidden, V=o.vocab, E=o.experts,
+        P=o.context + o.position_offset, C=o.outputs, U=o.thin, S=o.token_types, M=o.width,
     )  # fmt: skip
 
 
@@ -100,8 +111,10 @@ def lines(table: Table, o: Options, prefix: str | None = None) -> list:
     for row in table.rows:
         if not row.when(o):
             continue
-        for i in range(o.layers) if "{i}" in row.ours else (0,):
+        for i in range(len(set(o.order()))) if "{i}" in row.ours else (0,):
+            group, inner = divmod(i, o.share_inner)
             name = row.theirs.replace("@", prefix).replace("{i}", str(i))
+            name = name.replace("{g}", str(group)).replace("{j}", str(inner))
             apart = "{e}" in name
             theirs = tuple(name.replace("{e}", str(e)) for e in range(o.experts if apart else 1))
             ours = tuple(row.ours.replace("{i}", str(i)).split())

@@ -1,0 +1,188 @@
+"""What every stack over tokens shares: embeddings, blocks, masks and caches."""
+
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from models import cache as caches
+from models import positions as places
+from models import transformer
+from models.layers import Norm, Projection, drop, normal, site
+from models.masks import Globals, Mask
+from models.options import Options
+from models.placement import ROWS, place
+
+
+class Table(nn.Module):
+    """A table of embeddings [rows, U]; the tokens' may serve the head as well."""
+
+    o: Options
+    rows: int
+
+    def setup(self):
+        shape = (self.rows, self.o.thin)
+        self.embedding = self.param("embedding", normal(self.o.init_std), shape, jnp.float32)
+
+
+class Embed(nn.Module):
+    """Tokens, positions and types [B,T] to (x [B,T,D], what attention needs to know of positions).
+
+    Token, segment and position embeddings are added, normed and dropped (Devlin et al. 2018, section
+    3), as far as the options have them; tables of another width U than the blocks' are followed by a
+    matrix [U,D] (Lan et al. 2019, section 3.1).
+    """
+
+    o: Options
+
+    def setup(self):
+        o = self.o
+        self.tokens = Table(o, o.vocab)
+        if o.token_types:
+            self.types = Table(o, o.token_types)
+        self.positions = places.Positions(o)
+        if o.embed_norm:
+            self.norm = Norm(o)
+        if o.embed_width:
+            shape = (o.thin, o.width)
+            self.project = Projection("btu,ud->btd", shape, 1, o.init_std, o.dtype)
+
+    def __call__(self, tokens, positions, key=None, types=None):
+        o = self.o
+        table = self.tokens.embedding
+        if o.drop_table:
+            table = drop(table, o.drop_embed, site(key, 0))
+        table = place(table, "tensor", None)
+        x = place(table[tokens].astype(o.activations), ROWS)
+        if o.embed_scale:
+            x = x * jnp.asarray(math.sqrt(o.width), x.dtype)
+        if o.token_types:
+            types = jnp.zeros_like(tokens) if types is None else types
+            x = x + _rows(self.types.embedding, types).astype(x.dtype)
+        x, entries = self.positions(x, positions, site(key, 1))
+        if o.embed_norm:
+            x = self.norm(x)
+        if not o.drop_table:
+            x = drop(x, o.drop_embed, site(key, 2))
+        return (self.project(x) if o.embed_width else x), entries
+
+
+def _rows(table, index):
+    """table[index] of a table with few rows: sums of products, whose gradient is no scatter."""
+    if table.shape[0] == 1:
+        return jnp.broadcast_to(table[0], (*index.shape, table.shape[1]))
+    if table.shape[0] == 2:
+        share = index[..., None].astype(table.dtype)
+        return table[0] * (1 - share) + table[1] * share
+    return place(table, None, None)[index]
+
+
+class Body(nn.Module):
+    """A stack of blocks over token embeddings; the models add their heads.
+
+    Dropout is on iff a `dropout` key is given. The collections `maps`, `hidden` and `stats` are made
+    only if asked for with `mutable`.
+    """
+
+    o: Options
+
+    def setup(self):
+        o = self.o
+        self.embed = Embed(o)
+        self.blocks = transformer.blocks(o)
+        if o.final_norm:
+            self.norm = Norm(o)
+
+    def features(self, batch, cache=None):
+        """Hidden states [B,T,D] after the final norm, and {'cache', 'router'} where they exist.
+
+        batch: `tokens` [B,T] and optionally `mask` [B,T] (1 = real), `positions` [B,T], `segments`
+        [B,T] (packed documents; 0 = padding), `token_types` [B,T]; `global_mask` [B,T] for models
+        with windows; `encoded` [B,S,D] and `encoded_mask` [B,S] for those with cross-attention,
+        which a cache keeps from its first call on. With a cache the T tokens are written to its next
+        slots; segments and a cache together are a ValueError, as are tokens beyond the context.
+        """
+        o, tokens = self.o, batch["tokens"]
+        self._check(batch, cache)
+        real = batch.get("mask")
+        if real is None:
+            real = batch.get("segments", jnp.ones_like(tokens)) != 0
+        positions = batch.get("positions")
+        if positions is None:
+            positions = places.count(o, tokens, real, batch.get("segments"), cache)
+        key = self._key()
+
+        x, ctx = self.embed(tokens, positions, site(key, 0), batch.get("token_types"))
+        ctx["real"] = real
+        state = {"x": x}
+        segments = batch.get("segments")
+        if cache is None:
+            ctx["mask"] = Mask(o.causal, 0, None, batch.get("mask"), segments, segments)
+        else:
+            ctx["index"] = cache["index"]
+            state.update({k: cache[k] for k in transformer.MEMORY if k in cache})
+            start, cache = cache["index"], caches.write(cache, real, batch.get("encoded_mask"))
+            ctx["mask"] = Mask(o.causal, 0, start, cache["valid"])
+        if o.cross:
+            self._cross(batch, cache, ctx)
+        if o.windows and ("global_mask" in batch or self.is_initializing()):
+            ctx["globals"] = Globals.of(
+                batch.get("global_mask", jnp.zeros_like(tokens)), real, o.global_slots
+            )
+        for name in ("maps", "hidden", "stats"):
+            if self.is_mutable_collection(name) and not self.is_initializing():
+                ctx[name] = ()
+        state, out = self.blocks(state, transformer.layers(o, site(key, 1)), ctx)
+        self._report(x, out)
+        x = self.norm(state["x"]) if o.final_norm else state["x"]
+        given = {"router": out["router"]} if o.experts else {}
+        if cache is not None:
+            given["cache"] = {**cache, **{k: v for k, v in state.items() if k != "x"}}
+        return x, given
+
+    def _key(self):
+        """A dropout key, or None."""
+        return self.make_rng("dropout") if self.o.dropout and self.has_rng("dropout") else None
+
+    def _cross(self, batch, cache, ctx):
+        """What cross-attention reads: `encoded`, unless the cache has its keys and values."""
+        encoded, valid = batch.get("encoded"), batch.get("encoded_mask")
+        if encoded is not None:
+            ctx["encoded"] = encoded.astype(self.o.activations)
+        elif cache is None:
+            raise ValueError("the batch lacks `encoded` [B,S,D], which cross-attention reads")
+        else:
+            valid = cache["cross_valid"]
+        ctx["encoded_mask"] = Mask(False, 0, None, valid)
+
+    def _check(self, batch, cache):
+        o, time = self.o, batch["tokens"].shape[1]
+        if o.positions == "learned" and time > o.context:
+            raise ValueError(
+                f"a sequence of {time} tokens is longer than model.context={o.context}, "
+                "and learned positions end there"
+            )
+        if cache is not None and "segments" in batch:
+            raise ValueError("segments are for packed training batches; a cache has one per row")
+        if cache is not None and not o.causal:
+            raise ValueError(
+                "a cache needs model.causal=True: later tokens would change the earlier"
+            )
+        for name, option in (
+            ("token_types", "token_types"),
+            ("global_mask", "windows"),
+            ("encoded", "cross"),
+        ):
+            if name in batch and not getattr(o, option):
+                raise ValueError(f"the batch has {name}, the model no model.{option}")
+
+    def _report(self, x, out):
+        """Puts what was asked for into its collection, stacked by layer."""
+        if "maps" in out:
+            self.put_variable("maps", "attn", out["maps"])
+        if "cross_maps" in out:
+            self.put_variable("maps", "cross", out["cross_maps"])
+        if "hidden" in out:
+            self.put_variable("hidden", "blocks", jnp.concatenate([x[None], out["hidden"]]))
+        if "logits" in out.get("router", {}):
+            self.put_variable("stats", "router", out["router"]["logits"])

@@ -1,0 +1,28 @@
+"""The values that the named options of `models.options` may take."""
+
+CHOICES = {
+    "kind": ("decoder", "encoder"),
+    "norm": ("layer", "rms"),
+    "norm_place": ("pre", "post"),
+    "act": ("gelu", "gelu_tanh", "relu", "silu", "tanh", "quick_gelu", "identity"),
+    "positions": ("learned", "sinusoidal", "rotary", "none"),
+    "rope_scaling": ("none", "linear", "llama3"),
+    "score_scale": ("sqrt", "none"),
+    "head": (
+        "lm", "double", "classify", "none", "masked", "pretrain", "pair", "tokens", "spans",
+        "choice", "embed",
+    ),
+    "head_act": ("", "gelu", "gelu_tanh", "relu", "silu", "tanh", "quick_gelu", "identity"),
+    "pool": ("first", "mean"),
+    "pool_act": ("tanh", "relu", "gelu", "gelu_tanh", "identity"),
+    "score_act": ("identity", "tanh", "relu", "gelu", "gelu_tanh", "silu"),
+    "dtype": ("float32", "bfloat16"),
+    "stream": ("dtype", "float32"),
+    "remat": ("none", "full", "dots", "dots_no_batch"),
+    "attend": ("auto", "explicit", "blocks", "kernel", "banded"),
+}  # fmt: skip
+HEADS = {  # by the kind of model
+    "decoder": ("lm", "classify", "double"),
+    "encoder": CHOICES["head"][2:],
+}
+POOLED = ("none", "pretrain", "pair", "classify", "choice")  # heads that read the pooler

@@ -1,0 +1,48 @@
+"""Fields of a config.json: of the wanted kind, or an error that names them."""
+
+from collections.abc import Mapping
+
+ACTS = {  # their names to ours; openai-gpt has its own
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+    "linear": "identity",
+}
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
+
+
+def get(c: Mapping, field: str, default, kind: type):
+    """A field of the wanted kind; absent or null gives the default. ValueError names the field."""
+    value = c.get(field)
+    if value is None:
+        return default
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise ValueError(f"config.json: {field} is {value!r:.60}; expected {KINDS[kind]}")
+    return value
+
+
+def act(c: Mapping, field: str, default: str, table=ACTS) -> str:
+    """Our name of an activation. ValueError names one that we do not have."""
+    name = get(c, field, default, str)
+    if name not in table:
+        raise ValueError(f"config.json: {field} is {name!r:.80}; supported are {', '.join(table)}")
+    return table[name]
+
+
+def labels(c: Mapping) -> int:
+    """The number of classes: of id2label, else num_labels, else 2."""
+    named = c.get("id2label")
+    if isinstance(named, Mapping) and named:
+        return len(named)
+    return get(c, "num_labels", 2, int)
