@@ -33,7 +33,7 @@ def begin(config, task: Task, plan: Plan, checkpoints, say) -> tuple[State, int]
         )
         say(f"resuming after step {int(state.step)}")
         return state, int(state.step)
-    init = config.get("init", {})
+    init = {} if task.based else config.get("init", {})
     if init.get("checkpoint", ""):
         source = checkpoint.find(init["checkpoint"], say)
         given, _ = checkpoint.load_params(source)
