@@ -107,7 +107,8 @@ class Loop:
             shardings=planned.shardings,
             guard=planned.guard,
         )
-        self.pending = self.shapes = self.state = None
+        self.pending = self.state = None
+        self.shapes = []
         self.latest, self.turns = {}, itertools.count()
         self.evaluated, self.tracing = -1, False
         self.workdir, self.best = workdir, best
@@ -176,9 +177,10 @@ class Loop:
         self.trace(done)
         rows = self.rows(state, done)
         shapes = {name: x.shape for name, x in rows.items()}
-        if self.shapes not in (None, shapes):
+        compiles = shapes not in self.shapes
+        if compiles and self.shapes:
             self.logger.say(f"step {done}: the batch has another shape, the step is compiled anew")
-        compiles, self.shapes = shapes != self.shapes, shapes
+        self.shapes += [shapes] * compiles
         batch = shard.place(rows, self.plan.mesh)
         with self.dog.off() if compiles else contextlib.nullcontext():
             state, metrics = self.step(state, frozen, batch)

@@ -15,14 +15,16 @@ from train.data.labelled import Examples
 from train.data.sentences import Frame
 from train.data.words import Words
 
+STEP = 16  # batches are as long as a multiple of this
+
 
 @dataclasses.dataclass
 class Rows:
     """Rows of `length` slots; a row has k parts, texts that the model reads on their own.
 
     parts: per row k pairs (tokens, token types) of int32 [n]; targets: per row a number, a pair of
-    slots, or (tokens) a list of (slot, label). cut: how many rows were cut to fit. extra: what an
-    evaluator needs beside the batches.
+    slots, or (tokens) a list of (slot, label). cut: how many rows were cut to fit. trim: batches
+    are as long as their longest row asks for. extra: what an evaluator needs beside the batches.
     """
 
     task: str
@@ -31,20 +33,28 @@ class Rows:
     parts: list
     targets: list
     cut: int = 0
+    trim: bool = True
     extra: dict = dataclasses.field(default_factory=dict)
 
     def __len__(self):
         return len(self.parts)
 
-    def batch(self, numbers) -> dict[str, np.ndarray]:
+    def time(self, numbers) -> int:
+        """The slots that some rows need, a multiple of STEP, at most `length`."""
+        most = max(len(tokens) for n in numbers for tokens, _ in self.parts[n])
+        return min(self.length, -(-most // STEP) * STEP)
+
+    def batch(self, numbers, time: int = 0) -> dict[str, np.ndarray]:
         """tokens, mask, token_types int32 [n,T], or [n,k,T] for k > 1 parts; targets, weights.
+
+        T is `time`, or `length` if that is 0.
 
         targets int32 [n] (regress: float32; spans: [n,2]; tokens: [n,T]); weights float32, of the
         shape of the targets but [n] for spans.
         """
         chosen = [self.parts[n] for n in numbers]
         k = len(chosen[0])
-        shape = (len(chosen), k, self.length)
+        shape = (len(chosen), k, time or self.length)
         made = {name: np.zeros(shape, np.int32) for name in ("mask", "token_types")}
         made["tokens"] = np.full(shape, self.pad, np.int32)
         for row, parts in enumerate(chosen):
@@ -57,7 +67,7 @@ class Rows:
         targets = [self.targets[n] for n in numbers]
         weights = np.ones(len(targets), np.float32)
         if self.task == "tokens":
-            made["targets"] = np.zeros((len(chosen), self.length), np.int32)
+            made["targets"] = np.zeros(shape[::2], np.int32)
             weights = np.zeros(made["targets"].shape, np.float32)
             for row, pairs in enumerate(targets):
                 for slot, label in pairs:
@@ -75,7 +85,8 @@ class Rows:
             numbers = np.arange(start, start + size)
             real = numbers < len(self)
             own = slice(process * share, (process + 1) * share)
-            batch = self.batch(np.where(real, numbers, 0)[own])
+            numbers = np.where(real, numbers, 0)
+            batch = self.batch(numbers[own], self.time(numbers) if self.trim else 0)
             batch["rows"] = real[own].astype(np.float32)
             made.append(batch)
         return made
@@ -99,13 +110,15 @@ class Stream:
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """This process's rows of the global batch of a step."""
         share, count = self.size // self.processes, len(self.rows)
-        samples = step * self.size + self.process * share + np.arange(share)
-        numbers = np.empty(share, np.int64)
+        samples = step * self.size + np.arange(self.size)
+        numbers = np.empty(self.size, np.int64)
         for epoch in np.unique(samples // count).tolist():
             at = samples // count == epoch
             key = packing.mix(self.seed, 5, epoch)
             numbers[at] = packing.permute(samples[at] % count, count, key)
-        return self.rows.batch(numbers.tolist())
+        numbers = numbers.tolist()
+        time = self.rows.time(numbers) if self.rows.trim else 0
+        return self.rows.batch(numbers[self.process * share : (self.process + 1) * share], time)
 
 
 def encode(examples: Examples, tokenizer, length: int, truncate=False) -> Rows:

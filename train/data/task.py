@@ -78,6 +78,7 @@ def open_material(config, tokenizer) -> Material:
             counts[f"{part} windows"] = len(made)
         else:
             made = encode.encode(examples, tokenizer, length, truncate)
+        made.trim = task not in ("spans", "tokens")  # their scores are joined over batches
         if made.cut:
             counts[f"{part} cut"] = made.cut
         rows[part] = made
