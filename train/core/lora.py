@@ -22,7 +22,7 @@ from train.core import forms, shard
 from train.core.errors import nearest
 from train.core.optim import _STACKED
 
-RULES = ((r"^lora/", P()), *shard.RULES)
+RULES = ((r"(^|/)lora/", P()), *shard.RULES)
 DEFAULTS = {"rank": 0, "alpha": 16.0, "targets": r"attn/(q|v)/kernel$", "whole": r"^(score|pool)/"}
 FRESH = r"^(score|head|pool)/"  # what a model may have beyond the one that it starts from
 _OUTPUT, _INPUT = re.compile(r"(^|/)o/kernel$"), re.compile(r"(^|/)[qkv](_global)?/kernel$")

@@ -33,8 +33,8 @@ class Rows:
     parts: list
     targets: list
     cut: int = 0
-    trim: bool = True
     extra: dict = dataclasses.field(default_factory=dict)
+    trim: bool = True
 
     def __len__(self):
         return len(self.parts)
