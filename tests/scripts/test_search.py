@@ -19,7 +19,7 @@ def runs(tmp_path_factory):
     (folder / "other").mkdir()
     classify.run(config(folder / "other", "classify"), folder / "classify")
     rows = [json.loads(line) for line in (folder / "valid.jsonl").read_text().splitlines()]
-    text = "\n\n".join(f"{row['passage']} and so on" for row in rows)
+    text = "\n\n".join(f"{row['passage']} and so on and on" for row in rows)
     (folder / "notes.txt").write_text(text + "\n\nshort")
     return folder
 
