@@ -18,7 +18,7 @@ CHOICES = {
     "score_act": ("identity", "tanh", "relu", "gelu", "gelu_tanh", "silu"),
     "dtype": ("float32", "bfloat16"),
     "stream": ("dtype", "float32"),
-    "remat": ("none", "full", "dots", "dots_no_batch"),
+    "remat": ("auto", "none", "full", "dots", "dots_no_batch"),
     "attend": ("auto", "explicit", "blocks", "kernel", "banded"),
 }  # fmt: skip
 HEADS = {  # by the kind of model

@@ -101,7 +101,7 @@ class Options:
     # how it is computed
     dtype: str = "float32"  # of the operands of matrix products; parameters stay float32
     stream: str = "dtype"  # of activations: as `dtype`, or "float32" (faster on CPU)
-    remat: str = "none"
+    remat: str = "auto"  # "auto": "dots_no_batch" on a CPU with layers apart, else "none"
     scan: bool = False
     attend: str = "auto"
 

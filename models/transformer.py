@@ -69,10 +69,20 @@ class Block(nn.Module):
 
 
 def _block(o: Options):
-    """The block's class, rematerialised as the options say."""
-    if o.remat == "none":
+    """The block's class, rematerialised as the options say.
+
+    On a CPU, making element-wise results again costs no more than reading them back, and halves the
+    step's temporaries; the matrix products are kept. It needs the step's compiler options
+    (`train.core.state.make_step`): XLA's CPU pipeline otherwise merges what is made again with what
+    was made first.
+    """
+    policy = o.remat
+    if policy == "auto":
+        apart = not o.scan and jax.default_backend() == "cpu"
+        policy = "dots_no_batch" if apart else "none"
+    if policy == "none":
         return Block
-    return nn.remat(Block, policy=POLICIES[o.remat], prevent_cse=not o.scan)
+    return nn.remat(Block, policy=POLICIES[policy], prevent_cse=not o.scan)
 
 
 class Stack(nn.Module):
@@ -86,7 +96,8 @@ class Stack(nn.Module):
         names = [name for name in MEMORY if name in state]
         memory = {name: [] for name in names}
         x, order = state["x"], o.order()
-        kinds, block = dict(zip(order, o.kinds(), strict=True)), _block(o)
+        kinds = dict(zip(order, o.kinds(), strict=True))
+        block = Block if names else _block(o)
         bank = {i: block(o, kind, name=str(i)) for i, kind in kinds.items()}
         for depth, i in enumerate(order):
             mine = {"x": x, **{name: state[name][depth] for name in names}}

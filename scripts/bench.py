@@ -1,6 +1,7 @@
 """Benchmarks: `python -m scripts.bench NAME --help`. Each is a module beside this one.
 
-    python -m scripts.bench shakespeare --against torch --minutes 3 --torch_python PATH
+    python -m scripts.bench train --size 12m --against transformers nanogpt --torch_python PATH
+    python -m scripts.bench all --list
 
 A benchmark module has HELP, `arguments(parser)` and `run(args) -> exit status`; COMMANDS names it.
 Timings live here and are never asserted in a test.
@@ -8,10 +9,24 @@ Timings live here and are never asserted in a test.
 
 import sys
 
-from scripts import bench_shakespeare
+from scripts import (
+    bench_all,
+    bench_decode,
+    bench_linen,
+    bench_scaling,
+    bench_shakespeare,
+    bench_train,
+)
 from train.core.errors import Parser, cleanly
 
-COMMANDS = {"shakespeare": bench_shakespeare}
+COMMANDS = {
+    "train": bench_train,
+    "decode": bench_decode,
+    "scaling": bench_scaling,
+    "linen": bench_linen,
+    "shakespeare": bench_shakespeare,
+    "all": bench_all,
+}
 
 
 @cleanly

@@ -159,8 +159,9 @@ class Torch:
             compile=self.setting == "compiled", fused=self.setting != "stock",
         )  # fmt: skip
         preload = {"LD_PRELOAD": str(self.library.resolve())} if self.library else {}
-        script = str(Path(__file__).with_name("bench_torch.py"))
-        output = process([self.python, script, str(job)], job.with_suffix(".log"), preload)
+        preload["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
+        command = [self.python, "-m", "scripts.bench_torch", str(job)]
+        output = process(command, job.with_suffix(".log"), preload)
         return json.loads(output.splitlines()[-1])
 
 

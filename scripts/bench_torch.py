@@ -1,6 +1,6 @@
 """The peer of the benchmarks: a plain GPT in torch, trained on batches that a folder holds.
 
-    python scripts/bench_torch.py JOB.json
+    python -m scripts.bench_torch JOB.json
 
 It needs torch and numpy and nothing of ours, so that it runs in an environment of its own. The job
 (see `scripts.bench_material`) names the architecture by the options of `models.options`, the

@@ -416,7 +416,8 @@ def test_every_test_is_a_test():
 
 
 def documents():
-    return [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
+    names = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "BENCHMARKS.md")
+    return [ROOT / name for name in names]
 
 
 def targets():

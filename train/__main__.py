@@ -14,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-from train.core import arguments, config, errors, preempt, validate
+from train.core import arguments, config, errors, pages, preempt, validate
 
 
 def main(argv=None) -> int:
@@ -124,11 +124,15 @@ def _results(workdir, stopped):
 
 
 def command():
-    """The process: the command, then its exit status."""
-    status = errors.cleanly(main)()
+    """The process: the command, then its exit status; what was said last stays the last line."""
+    try:
+        status = errors.cleanly(main)()
+    except SystemExit as leaving:
+        status = leaving.code
     preempt.leave(status)
     sys.exit(status)
 
 
 if __name__ == "__main__":
+    pages.restart()
     command()

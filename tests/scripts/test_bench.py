@@ -376,8 +376,8 @@ def test_the_peer_learns_and_scores_every_target(tmp_path, autocast):
         compile=False,
         fused=autocast,
     )
-    script = ROOT / "scripts" / "bench_torch.py"
-    done = subprocess.run([sys.executable, script, job], capture_output=True, text=True)
+    command = [sys.executable, "-m", "scripts.bench_torch", job]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert (result["steps"], result["tokens"], len(result["times"])) == (60, 960, 60)

@@ -3,7 +3,7 @@
 import shutil
 import threading
 import time
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 
 import jax
 import numpy as np
@@ -330,3 +330,24 @@ def test_a_run_without_the_new_sections_is_still_a_run(tmp_path):
     c = toy.config(steps=2)
     assert "anomaly" not in c and "watchdog" not in c
     assert int(jax.device_get(fit(c, toy.task(c), tmp_path).state.step)) == 2
+
+
+def test_what_ends_a_thread_of_orbax_is_said_once_and_a_thread_of_ours_in_full(capsys):
+    def failing():
+        raise OSError("No space left on device")
+
+    def run(module):
+        body = FunctionType(failing.__code__, {"__name__": module, "OSError": OSError})
+        thread = threading.Thread(target=body)
+        thread.start()
+        thread.join()
+        return capsys.readouterr().err
+
+    before, threading.excepthook = threading.excepthook, threading.__excepthook__
+    try:
+        saver._quieten()
+        saver._quieten()
+        assert run("orbax.checkpoint.some") == ""
+        assert "No space left" in run("train.some")
+    finally:
+        threading.excepthook = before

@@ -1,8 +1,10 @@
 """The logger: one line a step, also after a resume; views that may be missing; curves."""
 
+import errno
 import json
 import math
 import sys
+import threading
 import types
 
 import jax
@@ -119,6 +121,60 @@ def test_tensorboard_files_hold_the_numbers(tmp_path):
         found |= {v.tag: (event.step, v.simple_value) for v in event.summary.value}
         at += 12 + size + 4
     assert found["loss"] == (3, 1.5)
+
+
+class Disk:
+    """A raw file on a disk that takes `room` bytes and no more."""
+
+    def __init__(self, room):
+        self.room, self.held = room, b""
+
+    def write(self, data):
+        taken = min(len(data), self.room)
+        if not taken:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.room -= taken
+        self.held += bytes(data[:taken])
+        return taken
+
+    def flush(self):
+        pass
+
+    def close(self):
+        pass
+
+
+def test_on_a_full_disk_lines_wait_and_none_is_torn(tmp_path, capsys):
+    with logger(tmp_path) as out:
+        out.metrics(1, {"loss": 1.0})
+        out._file, out._board._file = Disk(10), Disk(10)
+        for step in range(2, 300):
+            out.metrics(step, {"loss": float(step)})
+        assert out._file.held == b'{"step": 2'
+        assert capsys.readouterr().err.count("cannot be written") == 1
+        out._file.room = 10**6
+        out.metrics(300, {"loss": 300.0})
+        rows = [json.loads(line) for line in out._file.held.splitlines()]
+        assert [row["step"] for row in rows] == list(range(2, 301))
+        out._file.room = 0
+        out.metrics(301, {"loss": 301.0})
+    shown = capsys.readouterr().err
+    assert shown.count("cannot be written") == 1, "said again, since there was room between"
+    assert "1 lines of metrics.jsonl found no room" in shown
+
+
+def test_a_view_without_room_costs_the_view_alone(tmp_path, capsys):
+    before = threading.active_count()
+    with logger(tmp_path) as out:
+        out.metrics(1, {"loss": 1.0})
+        out._board._file = Disk(0)
+        out.metrics(2, {"loss": 2.0})
+        assert out._board is None
+        out.metrics(3, {"loss": 3.0})
+        assert out._board
+        assert threading.active_count() == before, "nothing that could die in the background"
+    assert [row["step"] for row in log.read(tmp_path)] == [1, 2, 3]
+    assert capsys.readouterr().err.count("cannot be written") == 1
 
 
 def fake_wandb(modes, fails=()):

@@ -6,7 +6,6 @@ that resumes from step s first moves the lines past s (and a torn last line) to
 `metrics.replaced.jsonl`, so that the file holds each step once and nothing is lost.
 """
 
-import contextlib
 import json
 import math
 import os
@@ -18,6 +17,8 @@ from pathlib import Path
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from train.core.board import Board
 
 METRICS, REPLACED = "metrics.jsonl", "metrics.replaced.jsonl"
 SPEED = "tokens_per_second"
@@ -80,7 +81,7 @@ class Logger:
         self._file = self._board = self._wandb = self._bar = None
         self._begin = None  # (time, step) of the first loss: compiling is behind us
         self._shown = {}
-        self._plain, self._full = 0.0, False
+        self._plain, self._full, self._waiting = 0.0, False, bytearray()
         if not self.first:
             return
         self.workdir.mkdir(parents=True, exist_ok=True)
@@ -106,10 +107,8 @@ class Logger:
         row = {name: float(value) for name, value in values.items()}
         line = {"step": int(step), "time": round(time.time(), 3)}
         line |= {name: x if math.isfinite(x) else str(x) for name, x in row.items()}
-        self._write(json.dumps(line) + "\n")
-        if self._board:
-            for name, value in row.items():
-                self._board.add_scalar(name, value, step)
+        if self._write(json.dumps(line) + "\n"):
+            self._view(step, row)
         if self._wandb:
             self._wandb.log(row, step=step)
         self._show(step, row)
@@ -134,29 +133,46 @@ class Logger:
         """Closes the files; the next line of metrics opens them where the run then is."""
         if self._wandb:
             self._wandb.finish()
+        if self._file and not self._write(""):
+            self.say(f"{self._waiting.count(10)} lines of {METRICS} found no room and are lost")
         for file in (self._board, self._file):
             if file:
-                with contextlib.suppress(OSError):  # a full disk; said when it was found
-                    file.close()
+                file.close()
         self._file = self._board = self._wandb = self._begin = None
+        self._waiting.clear()
 
-    def _write(self, line):
-        """A line of metrics. On a full disk it waits in memory for the next one."""
+    def _write(self, line) -> bool:
+        """Writes a line of metrics; on a full disk it waits in memory for the next one."""
+        self._waiting += line.encode()
         try:
-            self._file.write(line)
-            self._file.flush()
-            self._full = False
+            while self._waiting:
+                del self._waiting[: self._file.write(self._waiting)]
         except OSError as error:
-            if not self._full:
-                self.say(f"{METRICS} cannot be written: {error.strerror}; training goes on")
-            self._full, self._board = True, None  # its own thread would die and block this one
+            self._tell(METRICS, error)
+        else:
+            self._full = False
+        return not self._full
+
+    def _view(self, step, row):
+        """TensorBoard's view of a line; after a full disk in a new file."""
+        try:
+            if self._board is None and self.options.tensorboard:
+                self._board = _tensorboard(self.workdir, step, self.say)
+            if self._board:
+                self._board.scalars(step, row)
+        except OSError as error:
+            self._tell("TensorBoard's file", error)
+
+    def _tell(self, name, error):
+        """Says once that the disk takes no metrics."""
+        if not self._full:
+            self.say(f"{name} cannot be written: {error.strerror}; training goes on")
+        self._full, self._board = True, None
 
     def _open(self, step, training):
         """Opens the files, with the lines that an earlier run wrote from here on moved away."""
         rewind(self.workdir, step, training)
-        self._file = open(self.workdir / METRICS, "a", encoding="utf-8")  # noqa: SIM115
-        if self.options.tensorboard:
-            self._board = _tensorboard(self.workdir, step, self.say)
+        self._file = open(self.workdir / METRICS, "ab", buffering=0)  # noqa: SIM115
         if self.options.wandb:
             self._wandb = _wandb(self.workdir, self.say)
 
@@ -203,12 +219,12 @@ def _bar(steps):
 
 
 def _tensorboard(workdir, step, say):
+    """A board from this step on; False, said once, without the package."""
     try:
-        from tensorboardX import SummaryWriter
+        return Board(workdir / "tensorboard", step)
     except ImportError:
         say("tensorboardX is not installed: no TensorBoard files (metrics.jsonl has everything)")
-        return None
-    return SummaryWriter(str(workdir / "tensorboard"), purge_step=step)
+        return False
 
 
 def _config(workdir) -> dict:

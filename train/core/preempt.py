@@ -58,7 +58,7 @@ def leave(status: int):
     if _stopped and not shared():
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(status)
+        os._exit(int(status or 0))
 
 
 def interruptible():

@@ -10,6 +10,8 @@ import logging
 import math
 import shutil
 import sys
+import threading
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -57,20 +59,34 @@ def _telling(record) -> bool:
 def _quieten():
     """Keeps what Orbax's and TensorStore's threads say about one failed save off the terminal.
 
-    A part goes through logging, a part to `sys.unraisablehook`.
+    A part goes through logging, a part to `sys.unraisablehook`, and what ends a thread of theirs to
+    `threading.excepthook`: the save's future has it, too.
     """
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_telling)
-    before = sys.unraisablehook
-    if getattr(before, "quiet", False):
-        return
+    for module, name, noise in (
+        (sys, "unraisablehook", lambda event: str(event.exc_value) == "Event loop is closed"),
+        (threading, "excepthook", _theirs),
+    ):
+        if not getattr(getattr(module, name), "quiet", False):
+            setattr(module, name, _passing(getattr(module, name), noise))
+
+
+def _passing(before, noise):
+    """A hook that passes on to the one before what is not noise."""
 
     def hook(event):
-        if str(event.exc_value) != "Event loop is closed":
+        if not noise(event):
             before(event)
 
     hook.quiet = True
-    sys.unraisablehook = hook
+    return hook
+
+
+def _theirs(event) -> bool:
+    """Whether an exception that ended a thread is Orbax's: its code stands in the traceback."""
+    frames = traceback.walk_tb(event.exc_traceback)
+    return any(f.f_globals.get("__name__", "").startswith("orbax.") for f, _ in frames)
 
 
 def bytes_of(state) -> int:

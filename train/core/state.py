@@ -187,7 +187,14 @@ def make_step(
         return new, {**metrics, "guard": held}
 
     options = {} if shardings is None else {"out_shardings": (shardings, None)}
-    return jax.jit(step, donate_argnums=0, **options)
+    return jax.jit(step, donate_argnums=0, compiler_options=_compiler_options(), **options)
+
+
+def _compiler_options() -> dict | None:
+    """Keeps rematerialisation on CPU, where XLA drops the barriers before it merges equal operations."""
+    if jax.default_backend() != "cpu":
+        return None
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 def _fold(rng, index):

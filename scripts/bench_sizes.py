@@ -1,0 +1,44 @@
+"""Which models the benchmarks build: a family and a size, or one of the small shapes named here."""
+
+from models import families
+from models.options import Options
+
+# Shapes beside the published ones: 12m is the small model of the benchmarks' literature, tiny is for
+# tests. Everything else of a row is the family's.
+SMALL = {
+    ("gpt2", "12m"): dict(vocab=4096, context=256, layers=6, width=384, heads=6),
+    ("gpt2", "tiny"): dict(vocab=256, context=64, layers=2, width=32, heads=4),
+    ("llama", "12m"): dict(
+        vocab=4096, context=256, layers=6, width=384, heads=6, kv_heads=2, ff=1024
+    ),
+    ("llama", "tiny"): dict(
+        vocab=256, context=64, layers=2, width=32, heads=4, kv_heads=2, ff=96
+    ),
+}  # fmt: skip
+QUIET = dict(drop_embed=0.0, drop_attn=0.0, drop_resid=0.0, drop_head=0.0)
+
+
+def options(family: str, size: str, **changes) -> Options:
+    """The options of a size, without dropout. ValueError names the known sizes for another one."""
+    small = SMALL.get((family, size))
+    if small is None:
+        known = [*families.sizes(family), *(s for f, s in SMALL if f == family)]
+        if size not in known:
+            raise ValueError(f"{family} has no size {size!r}; known: {', '.join(known)}")
+        return Options.of(families.row(family, size, **{**QUIET, **changes}))
+    return Options.of(families.row(family, **{**QUIET, **small, **changes}))
+
+
+def variant(text: str) -> dict:
+    """`remat=full,attend=blocks` as options with their types; "" is no change."""
+    found = {}
+    for item in filter(None, text.split(",")):
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError(f"{item!r} is no variant; expected option=value[,option=value]")
+        kinds = {"true": True, "false": False}
+        number = value.lstrip("-").isdigit()
+        found[name] = kinds[value.lower()] if value.lower() in kinds else (
+            int(value) if number else value
+        )  # fmt: skip
+    return found
