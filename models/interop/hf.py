@@ -122,14 +122,12 @@ def _tie(o, table, embedding, files):
     """(options, names to skip, {expected name: name in the file}) for a tied head.
 
     A tied table may be saved under either name, or twice; saved twice with different values it is
-    not tied, whatever the config says, as in the reference library. Likewise the bias that BERT's
-    head and its decoder share.
+    not tied, whatever the config says, as in the reference library. The bias that BERT's head and its
+    decoder share may be there twice as well; the decoder's is the one that is added.
     """
     head, skip, alias = table.head, (), {}
-    if table.twin in files and table.bias not in files:
-        alias = {table.bias: table.twin}
-    elif table.twin in files and np.array_equal(files[table.twin], files[table.bias]):
-        skip = (table.twin,)
+    if table.twin in files:
+        alias, skip = {table.bias: table.twin}, (table.bias,)
     if o.head not in ("lm", "double", "masked", "pretrain") or not o.tied or head not in files:
         return o, skip, alias
     if embedding not in files:

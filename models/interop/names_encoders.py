@@ -44,14 +44,15 @@ def _attention(ours: str, inner: str, names: tuple, out: str, end: str = "", whe
     return rows + (_dense(f"{ours}/o", out, "D (H K) -> H K D", when) if out else ())
 
 
-def _masked(dense: str, norm: str, decoder: str, bias: str) -> tuple:
-    """The masked-language head."""
+def _masked(dense: str, norm: str, decoder: str, bias: str, twin: str = "") -> tuple:
+    """The masked-language head; untied, the reference keeps the bias twice and adds the twin."""
     has = lambda o: o.head in ("masked", "pretrain")
     return (
         *_dense("head/dense", dense, "U D -> D U", has),
         *norms("head/norm", norm, letter="U", when=has),
         Row("head/kernel", f"{decoder}.weight", "V U -> U V", lambda o: has(o) and not o.tied),
         Row("head/bias", bias, "V -> V", has),
+        *([Row("head/bias", twin, "V -> V", lambda o: has(o) and not o.tied)] if twin else ()),
     )
 
 
@@ -93,7 +94,7 @@ BERT = Table(
         *_dense("pool", "@pooler.dense", "M D -> D M", _pools),
         *_masked(
             f"{_CLS}.transform.dense", f"{_CLS}.transform.LayerNorm", f"{_CLS}.decoder",
-            f"{_CLS}.bias",
+            f"{_CLS}.bias", f"{_CLS}.decoder.bias",
         ),
         *_scores("classifier", "cls.seq_relationship"),
     ),
@@ -116,7 +117,13 @@ def _roberta(prefix: str, *more: Row) -> Table:
             *more,
             *_dense("pool", "@pooler.dense", "M D -> D M", lambda o: o.pools and not classifies(o)),
             *_dense("pool", "classifier.dense", "M D -> D M", classifies),
-            *_masked("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias"),
+            *_masked(
+                "lm_head.dense",
+                "lm_head.layer_norm",
+                "lm_head.decoder",
+                "lm_head.bias",
+                "lm_head.decoder.bias",
+            ),
             *_scores("classifier.out_proj"),
         ),
         prefix=prefix,
@@ -146,7 +153,11 @@ ALBERT = Table(
         *norms("blocks/{i}/mlp_norm", f"{_SHARED}.full_layer_layer_norm"),
         *_dense("pool", "@pooler", "M D -> D M", _pools),
         *_masked(
-            "predictions.dense", "predictions.LayerNorm", "predictions.decoder", "predictions.bias"
+            "predictions.dense",
+            "predictions.LayerNorm",
+            "predictions.decoder",
+            "predictions.bias",
+            "predictions.decoder.bias",
         ),
         *_scores("classifier", "sop_classifier.classifier"),
     ),

@@ -57,14 +57,15 @@ def matmul_parameters(o: Options) -> int:
     """Parameters that one token multiplies with: projections, feed-forward and the language head.
 
     With experts only those that a token visits, and the router. Norms, biases and tables that are
-    only looked up are left out; a tied head counts once, as a head.
+    only looked up are left out; a tied head counts once, as a head. A masked-language head is left out:
+    it runs on the few positions that are masked.
     """
     attention = o.width * o.size * (2 * o.heads + 2 * o.groups)
     hidden = (3 if o.gated else 2) * o.width * o.hidden
     if o.experts:
         hidden = hidden * o.experts_per_token + o.width * o.experts
     head = o.width * o.vocab if o.head in ("lm", "double") else 0
-    return o.layers * (attention + hidden) + head
+    return o.depth * (attention * (1 + o.cross) + hidden) + head
 
 
 def flops_per_token(o: Options, length: int) -> float:
@@ -72,7 +73,8 @@ def flops_per_token(o: Options, length: int) -> float:
 
     Attention counts as if it were not causal, with S keys: the length, or a local layer's window.
     """
-    keys = sum(min(length, o.window) if kind == "local" else length for kind in o.kinds())
+    seen = {"local": o.window, "global": length}
+    keys = sum(min(length, seen.get(kind, kind)) for kind in o.kinds())
     return 6.0 * matmul_parameters(o) + 12.0 * o.heads * o.size * keys
 
 
