@@ -300,7 +300,12 @@ def test_the_licence_is_apache():
 
 
 # Modules whose package on the index has another name.
-PACKAGE_OF = {"absl": "absl-py", "PIL": "pillow", "orbax": "orbax-checkpoint"}
+PACKAGE_OF = {
+    "absl": "absl-py",
+    "PIL": "pillow",
+    "orbax": "orbax-checkpoint",
+    "sklearn": "scikit-learn",
+}
 
 
 def declared_faults(path, names):

@@ -68,6 +68,14 @@ def load(path) -> Loaded:
     return Loaded(o, {"params": params}, tokenizer, special, template, c)
 
 
+def options(path) -> Options:
+    """The options of the model in a reference folder; its tensors are looked at, not read."""
+    path = Path(path)
+    if not (path / "config.json").is_file():
+        raise FileNotFoundError(f"{path} has no config.json; expected a reference folder")
+    return config.read(untrusted.read_json(path / "config.json"), tensors.open_folder(path))
+
+
 def convert(c: Mapping, files: tensors.Tensors) -> tuple:
     """(options, params) of a parsed config.json and its tensors."""
     o = config.read(c, files)

@@ -200,6 +200,10 @@ def load_run(path, averaged: bool = True, scan: bool = False):
             "layers"
         )
     params, extra = load_params(folder, averaged)
+    if "lora" in params:
+        from train.core import lora
+
+        params = lora.merge(lora.base(config, options), params, lora.settings(config))
     wanted = forms.flat(shapes(options.replace(scan=False)))
     held = forms.flat(params)
     for name, x in wanted.items():

@@ -59,6 +59,7 @@ DEFAULTS = {
     "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
     "eval": {"every": 0, "batches": 0, "first": False},
     "checkpoint": {"every": 0, "keep": 3, "verify": "auto"},
+    "best": {"metric": "", "mode": "max", "patience": 0},  # see train.core.best
     "log": {"every": 10, "tensorboard": True, "wandb": False, "profile": (), "peak": 0.0},
     "init": {"checkpoint": "", "reference": ""},
     # A loss or gradient that is not finite, or `spike` times its median: see train.core.anomaly.
@@ -82,7 +83,7 @@ POSITIVE = (
 NOT_NEGATIVE = (
     "seed", "optim.lr", "optim.warmup", "optim.decay_steps", "optim.end", "optim.eps",
     "optim.weight_decay", "optim.clip", "eval.every", "eval.batches", "checkpoint.every",
-    "log.peak", "anomaly.spike", "anomaly.limit", "watchdog",
+    "log.peak", "anomaly.spike", "anomaly.limit", "watchdog", "best.patience",
 )  # fmt: skip
 
 
@@ -146,7 +147,7 @@ def complete(config: ConfigDict) -> ConfigDict:
         if not isinstance(section, dict):
             raise ValueError(f"config.{name} is {section!r}; expected a section")
         unknown = [key for key in section if key not in value]
-        if unknown and name in ("optim", "mesh", "checkpoint", "anomaly"):
+        if unknown and name in ("optim", "mesh", "checkpoint", "best", "anomaly"):
             hint = nearest(unknown[0], value)
             raise ValueError(f"config.{name} has no field {unknown[0]!r}; {hint}")
         for key, default in value.items():

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from train.core import anomaly, check, provenance, shard, start
+from train.core.best import Best
 from train.core.log import Logger
 from train.core.meter import Meter, peak
 from train.core.plan import Plan, plan
@@ -64,11 +65,13 @@ def fit(config, task: Task, workdir) -> Fitted:
         for line in shard.left_out(planned.abstract.params, planned.mesh, task.rules):
             logger.say(line)
         check.weigh(config, planned, logger.say)
+        best = Best(config, workdir, describe, logger.say)
+        stack.callback(best.close)
         state, done = start.begin(config, task, planned, saver, logger.say)
         provenance.write(workdir, record)
         dog = Watchdog(config.get("watchdog", 0.0), workdir, jax.process_index())
         stack.enter_context(dog)
-        loop = Loop(config, task, planned, logger, saver, stopping, dog, Path(workdir))
+        loop = Loop(config, task, planned, logger, saver, stopping, dog, Path(workdir), best)
         fitted = loop.run(state, done)
     if saver.failed:
         raise SaveFailed(saver.failed)
@@ -91,7 +94,7 @@ def _describer(config, task, record):
 class Loop:
     """One run's loop: a step, a look at the step before, and now and then an evaluation or a save."""
 
-    def __init__(self, config, task, planned, logger, saver, stopping, dog, workdir):
+    def __init__(self, config, task, planned, logger, saver, stopping, dog, workdir, best):
         self.config, self.task, self.plan = config, task, planned
         self.logger, self.saver, self.stopping, self.dog = logger, saver, stopping, dog
         self.step = make_step(
@@ -104,10 +107,11 @@ class Loop:
             shardings=planned.shardings,
             guard=planned.guard,
         )
-        self.pending = self.shapes = self.state = None
+        self.pending = self.state = None
+        self.shapes = []
         self.latest, self.turns = {}, itertools.count()
         self.evaluated, self.tracing = -1, False
-        self.workdir = workdir
+        self.workdir, self.best = workdir, best
         self.meter = Meter(peak(planned.mesh, config.log.get("peak", 0.0)))
         self.incidents = anomaly.Incidents(planned.guard, task, workdir, logger.say)
 
@@ -135,6 +139,7 @@ class Loop:
         if done:
             self.saver.saved = done
         self.state = state
+        self.best.begin(done)
         self.incidents.begin(jax.device_get(state.guard))
         frozen = jax.device_put(
             self.task.frozen, shard.params(self.task.frozen, self.plan.mesh, self.task.rules)
@@ -143,10 +148,10 @@ class Loop:
         try:
             if config.eval.get("first", False) and done == 0:
                 self.evaluate(state, 0)
-            while done < config.steps and not self.stopping.due(next(self.turns)):
+            while not self.ended(done) and not self.stopping.due(next(self.turns)):
                 state, done = self.advance(state, frozen, done), done + 1
                 self.after(state, done)
-            stopped = done < config.steps
+            stopped = not self.ended(done)
             self.report()
             if not stopped and self.evaluated != done:
                 self.evaluate(state, done)
@@ -163,14 +168,19 @@ class Loop:
             self.logger.say(f"stopped after step {done}; start again to go on")
         return Fitted(dict(self.latest), state, stopped, self.plan)
 
+    def ended(self, done: int) -> bool:
+        """Whether the run has all its steps, or more of them would bring nothing better."""
+        return done >= self.config.steps or self.best.over
+
     def advance(self, state, frozen, done: int) -> State:
         """Dispatches step `done`, then reads what the one before it said."""
         self.trace(done)
         rows = self.rows(state, done)
         shapes = {name: x.shape for name, x in rows.items()}
-        if self.shapes not in (None, shapes):
+        compiles = shapes not in self.shapes
+        if compiles and self.shapes:
             self.logger.say(f"step {done}: the batch has another shape, the step is compiled anew")
-        compiles, self.shapes = shapes != self.shapes, shapes
+        self.shapes += [shapes] * compiles
         batch = shard.place(rows, self.plan.mesh)
         with self.dog.off() if compiles else contextlib.nullcontext():
             state, metrics = self.step(state, frozen, batch)
@@ -242,6 +252,9 @@ class Loop:
                 values = {f"{name}/{key}": float(x) for key, x in run(variables).items()}
                 self.latest.update(values)
                 self.logger.metrics(done, values)
+        if done:
+            with self.meter.paused(), self.dog.off():
+                self.best.see(state, done, self.latest)
         self.evaluated = done
 
     def trace(self, done: int):

@@ -33,7 +33,7 @@ def begin(config, task: Task, plan: Plan, checkpoints, say) -> tuple[State, int]
         )
         say(f"resuming after step {int(state.step)}")
         return state, int(state.step)
-    init = config.get("init", {})
+    init = {} if task.based else config.get("init", {})
     if init.get("checkpoint", ""):
         source = checkpoint.find(init["checkpoint"], say)
         given, _ = checkpoint.load_params(source)
@@ -51,17 +51,19 @@ def begin(config, task: Task, plan: Plan, checkpoints, say) -> tuple[State, int]
 def adopt(given: Mapping, task: Task, plan: Plan, say, source: str, cast=False) -> State:
     """A state at step 0 with the given parameters (any form) and a new optimiser.
 
-    Parameters that `task.adopt` matches may be missing and stay fresh; others that are missing, or
-    have another shape or (unless `cast`) type, raise ValueError. What the model has no place for is
-    listed and left.
+    Parameters that `task.adopt` matches may be missing and stay fresh, and so do scores of other
+    labels (another shape); others that are missing, or have another shape or (unless `cast`) type,
+    raise ValueError. What the model has no place for is listed and left.
     """
     given = forms.flat(forms.apart(forms.nest(given)))
     wanted = jax.eval_shape(forms.apart, forms.nest(plan.abstract.params))
     placed = forms.flat(shard.params(wanted, plan.mesh, task.rules))
     new = []
     for name, x in forms.flat(wanted).items():
-        if name not in given and re.search(task.adopt, name):
+        other = name in given and name.startswith("score/") and given[name].shape != x.shape
+        if (name not in given or other) and re.search(task.adopt, name):
             new.append(name)
+            given.pop(name, None)
         elif name not in given:
             raise ValueError(f"{source} has no parameter {name}, which config.model needs")
         elif given[name].shape != x.shape:

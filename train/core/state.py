@@ -63,7 +63,8 @@ class Task:
     flops(batch) -> model floating point operations of one step, or None.
     assets(folder): writes what a checkpoint needs to describe itself (the tokenizer).
     rules: the sharding table of the parameters. adopt: names of parameters (regex) that may start
-    fresh when a run starts from other weights.
+    fresh when a run starts from other weights. based: the weights that config.init names are in
+    `frozen` already, and the parameters start fresh.
     """
 
     init: Callable
@@ -79,6 +80,7 @@ class Task:
     assets: Callable | None = None
     rules: tuple = shard.RULES
     adopt: str = r"^(score|head)/"
+    based: bool = False
 
 
 def fresh(

@@ -94,10 +94,11 @@ def training_texts(config):
         yield from (work.text for i, work in enumerate(works) if i not in chosen)
 
 
-def load_tokenizer(config) -> tokenizers.Tokenizer:
+def load_tokenizer(config, encoder: bool = False) -> tokenizers.Tokenizer:
     """Returns the tokenizer of ``config.data.tokenizer``, trained on the training works if need be.
 
-    "store" or "" means the tokenizer that the (first) token store was written with.
+    One that is trained gets an ``encoder``'s special tokens if asked. "store" or "" means the
+    tokenizer that the (first) token store was written with.
     """
     spec = get(config, "data.tokenizer", "")
     first = mixture(config)[0][0]
@@ -108,4 +109,4 @@ def load_tokenizer(config) -> tokenizers.Tokenizer:
                 "name one, such as gpt2, char or bpe:4096"
             )
         return tokenizers.Tokenizer.load(Path(first) / "tokenizer")
-    return tokenizers.named(spec, lambda: training_texts(config))
+    return tokenizers.named(spec, lambda: training_texts(config), encoder)

@@ -31,9 +31,14 @@ class Stream:
     Each phase (``config.phases``: (until_step, length, batch); after the last, ``config.length``
     and ``config.batch``) has an order of its own; in it, global sample g is window
     ``permute(g mod W)`` of epoch ``g // W`` of its source.
+
+    ``packings`` are the ways of packing that ``config.data.packing`` may name. With ``turns`` the
+    rows of an epoch are those of ``turns`` epochs before; 0: every epoch draws its own.
     """
 
-    def __init__(self, config, tokenizer, split="train", process=0, processes=1):
+    def __init__(
+        self, config, tokenizer, split="train", process=0, processes=1, packings=None, turns=0
+    ):
         if split not in ("train", "heldout"):
             raise ValueError(f"unknown split {split!r}: 'train' or 'heldout'")
         if not 0 <= process < processes:
@@ -42,8 +47,10 @@ class Stream:
         self.process, self.processes = process, processes
         self.phases = _phases(config, processes)
         self.packing = get(config, "data.packing", "contiguous")
-        if self.packing not in PACKINGS:
-            raise ValueError(f"data.packing is {self.packing!r}, not one of {tuple(PACKINGS)}")
+        self.packings, self.turns = packings or PACKINGS, turns
+        if self.packing not in self.packings:
+            known = tuple(self.packings)
+            raise ValueError(f"data.packing is {self.packing!r}, not one of {known}")
         self.parts, described = [], []
         opened = open_all(config, tokenizer)
         self.shares = packing.shares([weight for _, weight, *_ in opened])
@@ -81,7 +88,7 @@ class Stream:
     def windows(self, length: int) -> list:
         """Returns the windows of every source at a row length (built once per length)."""
         if length not in self._windows:
-            make = PACKINGS[self.packing]
+            make = self.packings[self.packing]
             self._windows[length] = [
                 make(corpus, chosen, length, self.tokenizer) for corpus, chosen in self.parts
             ]
@@ -91,7 +98,8 @@ class Stream:
         """Returns this process's rows of the global batch of ``step``.
 
         tokens, targets int32 [b,T], weights float32 [b,T]; packed by documents also segments and
-        positions int32 [b,T]. b is the global batch over the number of processes.
+        positions int32 [b,T]; other packings what their rows have. b is the global batch over the
+        number of processes.
         """
         if step < 0:
             raise ValueError(f"step {step} is negative")
@@ -109,10 +117,12 @@ class Stream:
             epochs = rank[places] // windows.count
             for epoch in np.unique(epochs).tolist():
                 at = places[epochs == epoch]
-                key = packing.mix(self.seed, 2, number, part, epoch)
+                turn = epoch % self.turns if self.turns else epoch
+                key = packing.mix(self.seed, 2, number, part, turn)
                 chosen = packing.permute(rank[at] % windows.count, windows.count, key)
                 for name, values in windows.rows(chosen, key).items():
-                    full = result.setdefault(name, np.zeros((rows, length), values.dtype))
+                    shape = (rows, *values.shape[1:])
+                    full = result.setdefault(name, np.zeros(shape, values.dtype))
                     full[at] = values
         return result
 

@@ -19,7 +19,14 @@ from train.data import tokenizer_file, vocab
 
 EMBEDDED = Path(__file__).parent / "embedded"
 END = "<|endoftext|>"
-ROLES = ("bos", "eos", "pad", "unk")
+ROLES = ("bos", "eos", "pad", "unk", "cls", "sep", "mask")
+# What encoders' special tokens are called, where a tokenizer has a mask token and names no roles.
+USUAL = {
+    "cls": ("[CLS]", "<s>"),
+    "sep": ("[SEP]", "</s>"),
+    "pad": ("[PAD]", "<pad>"),
+    "mask": ("[MASK]", "<mask>"),
+}
 CHUNK = 1 << 19
 
 
@@ -27,7 +34,7 @@ class Tokenizer:
     """Wraps a ``tokenizers.Tokenizer`` with the ids of its roles and a hash of its contents.
 
     Attributes: ``raw`` the wrapped object, ``kind`` one of ``vocab.KINDS``, "gpt2" or "file",
-    ``vocab`` the number of ids (largest id + 1), ``bos``/``eos``/``pad``/``unk`` ids or -1,
+    ``vocab`` the number of ids (largest id + 1), one id or -1 for each of ``ROLES``,
     ``chat_template`` a jinja2 source or "".
     """
 
@@ -43,6 +50,14 @@ class Tokenizer:
         self.vocab = 1 + max(raw.get_vocab(with_added_tokens=True).values(), default=-1)
         for role in ROLES:
             setattr(self, role, self._id(role, roles.get(role, -1)))
+        found = {role: self._usual(names) for role, names in USUAL.items()}
+        if found["mask"] >= 0:
+            for role, index in found.items():
+                setattr(self, role, index if getattr(self, role) < 0 else getattr(self, role))
+
+    def _usual(self, names) -> int:
+        found = (self.raw.token_to_id(name) for name in names)
+        return next((index for index in found if index is not None), -1)
 
     def _id(self, role, token):
         if isinstance(token, str):
@@ -248,11 +263,19 @@ def gpt2() -> Tokenizer:
     return Tokenizer(raw, "gpt2", bos=END, eos=END)
 
 
-def named(spec: str, texts=()) -> Tokenizer:
+def encoder_specials(kind: str) -> dict:
+    """{role: token} of an encoder's tokenizer: RoBERTa's names for byte-level BPE, else BERT's."""
+    which = 1 if kind == "bpe" else 0
+    unknown = ("[UNK]", "<unk>")[which]
+    return {**{role: names[which] for role, names in USUAL.items()}, "unk": unknown}
+
+
+def named(spec: str, texts=(), encoder: bool = False) -> Tokenizer:
     """Returns the tokenizer that a config's string names.
 
     "gpt2", "byte", a kind ("char", "bpe:4096": trained on ``texts``, an iterable of str or a
-    function that gives one), or the path of a folder or tokenizer.json.
+    function that gives one), or the path of a folder or tokenizer.json. A tokenizer that is
+    trained here gets an ``encoder``'s special tokens instead of end-of-text.
     """
     if spec == "gpt2":
         return gpt2()
@@ -260,9 +283,10 @@ def named(spec: str, texts=()) -> Tokenizer:
     if kind in vocab.TRAINERS and not Path(spec).exists():
         if size and not (size.isdecimal() and 0 < int(size) <= tokenizer_file.VOCAB_LIMIT):
             raise ValueError(f"tokenizer {spec!r}: {size!r} is not a vocabulary size")
-        if kind == "byte":
-            return train(kind, ())
-        return train(kind, texts() if callable(texts) else texts, int(size or 0))
+        roles = encoder_specials(kind) if encoder else {}
+        specials = tuple(roles.values()) or (END,)
+        texts = () if kind == "byte" else texts() if callable(texts) else texts
+        return train(kind, texts, int(size or 0), specials, **roles)
     if Path(spec).exists():
         return Tokenizer.load(spec)
     near = difflib.get_close_matches(kind, (*vocab.KINDS, "gpt2"), 1)

@@ -1,0 +1,119 @@
+"""What a fine-tuned encoder gets right: one evaluator for every task but search.
+
+classify: accuracy, f1 (of the second label of two; else the mean over labels), matthews, loss.
+regress: pearson, spearman, mean squared error. choice: accuracy. tokens: accuracy, and precision,
+recall and F1 of entities where the labels are IOB2 tags. spans: exact match and F1 of answers.
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eval import entities, metrics, spans
+from models.likelihood import pick
+
+LABELS = ("targets", "weights", "rows")
+
+
+def inputs(batch: Mapping, o, task: str) -> dict:
+    """What the model reads of a batch; a Longformer's question and [CLS] see the whole row."""
+    left = LABELS + (() if o.token_types > 1 else ("token_types",))
+    given = {name: x for name, x in batch.items() if name not in left}
+    if o.windows and task == "spans":
+        given["global_mask"] = batch["mask"] * (batch["token_types"] == 0)
+    return given
+
+
+def outputs(model, variables, batch, task: str, **more):
+    """The scores of a batch, float32; what is padding scores -1e9 as the end of a span."""
+    given = inputs(batch, model.o, task)
+    x, _ = model.apply(variables, given, method="features", **more)
+    scores = model.apply(variables, x, given, method="scores", **more)
+    if task == "spans":
+        scores = jnp.where(batch["mask"][..., None] > 0, scores, -1e9)
+    return scores
+
+
+def collect(score: Callable, variables, batches, place: Callable | None = None) -> np.ndarray:
+    """The outputs of all rows that count, in order: float32 [N, ...], on every process."""
+    kept = []
+    for batch in batches:
+        made, real = score(variables, place(batch) if place else batch), batch["rows"]
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            made = multihost_utils.process_allgather(made, tiled=True)
+            real = multihost_utils.process_allgather(real, tiled=True)
+        kept.append(np.asarray(made)[np.asarray(real) > 0])
+    return np.concatenate(kept)
+
+
+def build(model, task: str, data: Mapping, place: Callable | None = None) -> Callable:
+    """`run(variables) -> {name: float}`.
+
+    data: `batches` (with `rows`, 0 for a row that only fills), `targets` of all rows, `labels`, and
+    for spans `windows`, `texts`, `golds`; `threshold`, `longest` are optional.
+    """
+
+    @jax.jit
+    def score(variables, batch):
+        return outputs(model, variables, batch, task)
+
+    def run(variables) -> dict:
+        found = collect(score, variables, data["batches"], place)
+        return SCORES[task](found, data)
+
+    return run
+
+
+def _classify(found, data) -> dict:
+    gold, labels = np.asarray(data["targets"]), found.shape[1]
+    guess = found.argmax(1)
+    return {
+        "accuracy": metrics.accuracy(guess, gold),
+        "f1": metrics.f1(guess, gold, labels, "binary" if labels == 2 else "macro"),
+        "matthews": metrics.matthews(guess, gold, labels),
+        "loss": float(-np.mean(pick(jnp.asarray(found), jnp.asarray(gold, jnp.int32)))),
+    }
+
+
+def _regress(found, data) -> dict:
+    gold, guess = np.asarray(data["targets"], np.float64), found[:, 0]
+    return {
+        "pearson": metrics.pearson(guess, gold),
+        "spearman": metrics.spearman(guess, gold),
+        "squared_error": float(np.mean((guess - gold) ** 2)),
+    }
+
+
+def _choice(found, data) -> dict:
+    return {"accuracy": metrics.accuracy(found.argmax(1), np.asarray(data["targets"]))}
+
+
+def _tokens(found, data) -> dict:
+    labels, guess = data["labels"], found.argmax(-1)
+    ours, gold = [], []
+    for row, pairs in zip(guess, data["targets"], strict=True):
+        gold.append([labels[label] for _, label in pairs])
+        ours.append([labels[row[slot]] for slot, _ in pairs])
+    flat = lambda rows: np.array([labels.index(tag) for tags in rows for tag in tags])
+    out = {"accuracy": metrics.accuracy(flat(ours), flat(gold))}
+    if all(label == "O" or label[:2] in ("B-", "I-") for label in labels):
+        out.update(entities.scores(ours, gold))
+    return out
+
+
+def _spans(found, data) -> dict:
+    answers = spans.answers(found, data["windows"], data["texts"], data.get("longest", 30))
+    return spans.scores(answers, data["golds"], data.get("threshold", 0.0))
+
+
+SCORES = {
+    "classify": _classify,
+    "regress": _regress,
+    "choice": _choice,
+    "tokens": _tokens,
+    "spans": _spans,
+}

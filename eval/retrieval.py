@@ -1,0 +1,79 @@
+"""Rankings: reciprocal rank, recall at k and normalised discounted gain, and search by embeddings.
+
+A ranking is the positions of the relevant passages among all, best score first. Equal scores are
+ranked against the system (the relevant passage comes last), so that a constant score wins nothing.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+
+def relevant_ranks(scores, relevant) -> list[np.ndarray]:
+    """Per query the ranks, from 1, of its relevant passages, rising: scores [Q,P], relevant bool [Q,P]."""
+    scores, relevant = np.asarray(scores), np.asarray(relevant, bool)
+    if scores.shape != relevant.shape or scores.ndim != 2:
+        raise ValueError(f"scores {scores.shape} and relevant {relevant.shape}; expected two [Q,P]")
+    found = []
+    for row, wanted in zip(scores, relevant, strict=True):
+        order = np.lexsort((wanted, -row))
+        found.append(np.flatnonzero(wanted[order]) + 1)
+    return found
+
+
+def metrics(ranks, ks=(1, 5, 10), depth: int = 10) -> dict:
+    """{mrr, recall@k, ndcg@depth}: means over the queries that have a relevant passage.
+
+    mrr: 1 / rank of the first relevant one. recall@k: the share of the relevant ones among the first
+    k. ndcg: sum of 1 / log2(1 + rank) within the depth over that of the best ranking (Jarvelin and
+    Kekalainen 2002, binary gains). ValueError if no query has a relevant passage.
+    """
+    ranks = [np.asarray(r) for r in ranks if len(r)]
+    if not ranks:
+        raise ValueError("no query has a relevant passage")
+    out = {"mrr": float(np.mean([1 / r[0] for r in ranks]))}
+    for k in ks:
+        out[f"recall@{k}"] = float(np.mean([np.mean(r <= k) for r in ranks]))
+    gains = []
+    for r in ranks:
+        best = np.sum(1 / np.log2(2 + np.arange(min(len(r), depth))))
+        gains.append(np.sum(1 / np.log2(1 + r[r <= depth])) / best)
+    out[f"ndcg@{depth}"] = float(np.mean(gains))
+    return out
+
+
+def nearest(queries, passages, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(numbers int64 [Q,k], scores [Q,k]) of the passages with the largest inner products.
+
+    queries [Q,D], passages [P,D], of unit length for cosines; blocks of queries bound the memory.
+    """
+    queries, passages = np.asarray(queries, np.float32), np.asarray(passages, np.float32)
+    k = min(k, len(passages))
+    numbers, scores = [], []
+    for start in range(0, len(queries), 256):
+        all_scores = queries[start : start + 256] @ passages.T
+        best = np.argsort(-all_scores, axis=1, kind="stable")[:, :k]
+        numbers.append(best)
+        scores.append(np.take_along_axis(all_scores, best, 1))
+    return np.concatenate(numbers), np.concatenate(scores)
+
+
+def build(embed: Callable, data: Mapping) -> Callable:
+    """`run(variables) -> metrics` of finding each query's own passage among all passages.
+
+    embed(variables, batches) -> [N,D] of unit length; data: `queries` and `passages`, batches of
+    texts; `relevant` int [Q], the number of each query's passage.
+    """
+
+    def run(variables) -> dict:
+        queries = embed(variables, data["queries"])
+        passages = embed(variables, data["passages"])
+        wanted = np.asarray(data["relevant"])
+        ranks = []
+        for start in range(0, len(queries), 256):
+            scores = queries[start : start + 256] @ passages.T
+            own = scores[np.arange(len(scores)), wanted[start : start + 256]]
+            ranks += [[rank] for rank in np.sum(scores >= own[:, None], axis=1)]
+        return metrics(ranks)
+
+    return run

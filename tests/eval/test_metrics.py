@@ -1,0 +1,58 @@
+"""Our metrics against scikit-learn's and scipy's."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics as theirs
+
+from eval import metrics
+
+
+def labels(seed, count=4, n=200):
+    rng = np.random.default_rng(seed)
+    gold = rng.integers(0, count, n)
+    return np.where(rng.random(n) < 0.6, gold, rng.integers(0, count, n)), gold
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("count", [2, 4])
+def test_labels(seed, count):
+    ours, gold = labels(seed, count)
+    agree = lambda a, b: a == pytest.approx(b, abs=1e-12)
+    assert agree(metrics.accuracy(ours, gold), theirs.accuracy_score(gold, ours))
+    assert agree(metrics.matthews(ours, gold, count), theirs.matthews_corrcoef(gold, ours))
+    np.testing.assert_array_equal(
+        metrics.confusion(ours, gold, count), theirs.confusion_matrix(gold, ours)
+    )
+    for average in ("micro", "macro") + (("binary",) if count == 2 else ()):
+        assert agree(
+            metrics.f1(ours, gold, count, average), theirs.f1_score(gold, ours, average=average)
+        )
+
+
+def test_labels_that_do_not_occur():
+    ours, gold = np.array([0, 0, 2]), np.array([0, 0, 0])
+    want = theirs.f1_score(gold, ours, average="macro", zero_division=0)
+    assert metrics.f1(ours, gold, 4, "macro") == pytest.approx(want)
+    assert metrics.f1(np.zeros(3, int), np.zeros(3, int), 2) == 0.0
+    assert metrics.matthews(np.zeros(3, int), gold, 2) == 0.0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_correlations_with_ties(seed):
+    rng = np.random.default_rng(seed)
+    a = rng.integers(0, 8, 100).astype(float)
+    b = a + rng.integers(-4, 5, 100)
+    assert metrics.pearson(a, b) == pytest.approx(stats.pearsonr(a, b)[0], abs=1e-12)
+    assert metrics.spearman(a, b) == pytest.approx(stats.spearmanr(a, b)[0], abs=1e-12)
+    np.testing.assert_allclose(metrics.ranks(a), stats.rankdata(a))
+    assert metrics.pearson(a, np.ones(100)) == 0.0
+
+
+def test_what_cannot_be_compared():
+    with pytest.raises(ValueError, match="two equal vectors"):
+        metrics.accuracy([1, 2], [1])
+    with pytest.raises(ValueError, match=r"expected 0\.\.1"):
+        metrics.f1(np.array([2]), np.array([0]), 2)
+    with pytest.raises(ValueError, match="binary, micro or macro"):
+        metrics.f1(np.array([0]), np.array([0]), 2, "weighted")

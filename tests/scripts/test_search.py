@@ -1,0 +1,67 @@
+"""Search on the command line: passages, ranks, and models that give no embeddings."""
+
+import json
+
+import numpy as np
+import pytest
+
+from models.interop import hf
+from scripts import search
+from tests.models.test_adapters import GOLDEN
+from tests.train.test_classify import config
+from train import classify
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    classify.run(config(folder, "embed", steps=30), folder / "embed")
+    (folder / "other").mkdir()
+    classify.run(config(folder / "other", "classify"), folder / "classify")
+    rows = [json.loads(line) for line in (folder / "valid.jsonl").read_text().splitlines()]
+    text = "\n\n".join(f"{row['passage']} and so on and on" for row in rows)
+    (folder / "notes.txt").write_text(text + "\n\nshort")
+    return folder
+
+
+def test_passages_are_ranked(runs, capsys):
+    query = "ask w3 3"
+    search.main([query, "--from", str(runs / "embed"), "--corpus", str(runs / "notes.txt"),
+                 "--top", "3"])  # fmt: skip
+    lines = capsys.readouterr().out.splitlines()
+    scores = [float(line.split()[1]) for line in lines if line.strip()[:2] in ("1.", "2.", "3.")]
+    assert lines[0].startswith("64 passages of") and query in lines
+    assert len(scores) == 3 and scores == sorted(scores, reverse=True) and scores[0] <= 1
+
+
+def test_embeddings_have_length_one_and_keep_their_order(runs):
+    searcher = search.load(runs / "embed")
+    texts = [f"said {'w1 ' * n}" for n in (5, 1, 9, 2)]
+    whole = searcher.embed(texts, 24, batch=2)
+    np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(searcher.embed(texts[2:3], 24), whole[2:3], atol=1e-5)
+    searcher.embed(["w1 " * 50], 24)
+    assert searcher.cut == 1
+
+
+def test_what_gives_no_embeddings_is_refused(runs):
+    with pytest.raises(ValueError, match="head='classify'; search needs embed"):
+        search.load(runs / "classify")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        search.load(runs / "nothing")
+    with pytest.raises(ValueError, match="no encoder with a tokenizer"):
+        search.load(GOLDEN / "base")
+
+
+def test_a_corpus_without_passages_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("short\n\nlines")
+    with pytest.raises(ValueError, match="no passage"):
+        search.passages(str(tmp_path / "a.txt"))
+
+
+def test_a_reference_folder_is_averaged_as_its_pooling_says(tmp_path):
+    assert not search._pools_first(tmp_path)
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    assert search._pools_first(tmp_path)
+    assert hf.options(GOLDEN / "base").kind == "encoder"

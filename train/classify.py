@@ -1,0 +1,288 @@
+"""Fine-tuning of an encoder for any head: labels, numbers, tags, choices, answers, embeddings.
+
+    python -m train --config=configs/sentiment.py:tiny --workdir=runs/a
+
+Starts from `config.init` (a run of ours, a reference folder) or from scratch. The whole model, a part
+(`optim.freeze`), or low-rank adapters (`config.lora`) are trained; `layer_decay` d multiplies the rate
+of layer i of L by d^(L-i) (Howard and Ruder 2018). `config.best` keeps the best checkpoint by a
+validation metric and stops early; the test part is scored once, with it.
+
+Losses: negative log-likelihood of the label (by `data.class_weights`), of tags, of the right choice;
+the mean of that of start and end; squared error; and for embeddings that of a query's own passage
+among all of the batch, cosines over `data.temperature` (Henderson et al. 2017; micro-batches see only
+their own passages).
+"""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eval import classify as scoring
+from eval import retrieval
+from models import interop
+from models.build import build, example, shapes
+from models.interop import adapters
+from models.likelihood import pick
+from models.options import Options
+from train.core import checkpoint, forms, lora, meter, shard
+from train.core.fit import Fitted, fit
+from train.core.plan import Plan, plan
+from train.core.state import Task
+from train.data import encode, labelled
+from train.data import task as tasks
+
+RESULTS = "test.json"
+
+
+def run(config, workdir) -> Fitted:
+    """Trains, keeps the best, scores the test part with it; with LoRA writes a PEFT folder."""
+    config, o, material, stream = _open(config)
+    print("; ".join(f"{name} {count:,}" for name, count in material.counts.items()), flush=True)
+    base = None
+    if lora.settings(config)["rank"]:
+        base = lora.base(config, o)
+        base = jax.device_put(base, shard.params(base, shard.mesh(config.mesh)))
+    task = make_task(config, o, material, stream, base)
+    fitted = fit(config, task, workdir)
+    if not fitted.stopped:
+        variables = _best(config, fitted, workdir)
+        if base is not None and jax.process_index() == 0:
+            _write_adapter(config, o, variables["params"], Path(workdir) / "adapter")
+        if "test" in material.rows:
+            found = evaluator(config, o, material, "test", base)(variables)
+            found = {f"test/{name}": float(value) for name, value in found.items()}
+            if jax.process_index() == 0:
+                (Path(workdir) / RESULTS).write_text(json.dumps(found, indent=1) + "\n")
+                print("  ".join(f"{name} {value:.4f}" for name, value in found.items()))
+            fitted.metrics.update(found)
+    return fitted
+
+
+def check(config) -> tuple[Plan, dict]:
+    """The plan and the first batch; nothing is allocated on the devices."""
+    config, o, material, stream = _open(config)
+    base = None
+    if lora.settings(config)["rank"]:
+        base = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), shapes(o))
+    return plan(config, make_task(config, o, material, stream, base)), stream.batch(0)
+
+
+def _open(config):
+    """(config with what was found out, options, material, stream); ValueError where they don't fit."""
+    config = config.copy_and_resolve_references().unlock()
+    if config.init.get("model", False):
+        config.model = _inherited(config).plain()
+    o = Options.of(config.model.to_dict())
+    task = config.data.get("task", "classify")
+    heads = labelled.HEADS.get(task, ())
+    if o.kind != "encoder" or (heads and o.head not in heads):
+        raise ValueError(
+            f"config.data.task={task!r} needs an encoder with model.head={heads[0]!r}; config.model "
+            f"is a {o.kind} with head={o.head!r}"
+        )
+    tokenizer = tasks.open_tokenizer(config, checkpoint.find)
+    if tokenizer.vocab > o.vocab:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab} tokens, config.model.vocab is {o.vocab}; "
+            f"use --config.model.vocab={tokenizer.vocab}"
+        )
+    if o.position_pad not in (-1, tokenizer.pad):
+        raise ValueError(
+            f"config.model.position_pad={o.position_pad}, but the tokenizer's padding is "
+            f"{tokenizer.pad}; use --config.model.position_pad={tokenizer.pad}"
+        )
+    material = tasks.open_material(config, tokenizer)
+    wanted = 1 if task == "regress" else len(material.labels)
+    if wanted and o.labels != wanted:
+        raise ValueError(
+            f"the data has {wanted} labels, config.model.labels is {o.labels}; "
+            f"use --config.model.labels={wanted}"
+        )
+    rows = shard.rows(shard.mesh(config.mesh))
+    about = {"task": task, "labels": list(material.labels), "tokenizer": tokenizer.hash}
+    stream = encode.Stream(material.rows["train"], config.seed, config.batch, *rows, about)
+    decay = config.get("layer_decay", 1.0)
+    if decay != 1.0:
+        config.optim.multipliers = (*config.optim.multipliers, *layerwise(o, decay, config))
+    return config.lock(), o, material, stream
+
+
+def _inherited(config) -> Options:
+    """The options of `config.init`'s model, with the head, its outputs and dropout of config.model."""
+    if config.init.get("checkpoint", ""):
+        found = Options.of(checkpoint.read_config(checkpoint.find(config.init.checkpoint))["model"])
+    elif config.init.get("reference", ""):
+        found = interop.options(config.init.reference)
+    else:
+        raise ValueError("config.init.model=true takes the model of init.checkpoint or reference")
+    own = config.model.to_dict()
+    kept = [n for n in own if n.startswith(("head", "labels", "drop_", "pool", "score_"))]
+    kept += ["dtype", "stream", "remat", "scan", "attend"]
+    kept = [
+        n for n in kept if n in own and n not in ("heads", "head_size", "head_act", "head_bias")
+    ]
+    return found.replace(**{name: own[name] for name in kept})
+
+
+def layerwise(o: Options, decay: float, config) -> tuple:
+    """Rows (regex, factor): layer i of L gets decay^(L-i), the embeddings decay^(L+1), heads 1."""
+    if o.share_groups:
+        raise ValueError("config.layer_decay needs layers of their own; this model shares them")
+    rows = [(rf"(^|/)blocks/{i}/", decay ** (o.layers - i)) for i in range(o.layers)]
+    if not lora.settings(config)["rank"]:
+        rows.append((r"^embed/", decay ** (o.layers + 1)))
+    return tuple(rows)
+
+
+def make_task(config, o: Options, material, stream, base=None) -> Task:
+    """The objective as pure functions. base: with LoRA the frozen parameters, or their shapes."""
+    model, kind, how = build(o), material.task, lora.settings(config)
+    weights = class_weights(config, material)
+    temperature = float(config.data.get("temperature", 0.05))
+
+    def init(key):
+        if base is not None:
+            return lora.init(key, base, how), {}
+        variables = dict(model.init(key, example(o)))
+        return variables.pop("params"), variables
+
+    def counted(batch):
+        return (
+            batch["weights"] * weights[batch["targets"]]
+            if weights is not None
+            else batch["weights"]
+        )
+
+    def totals(batch):
+        return {"rows": jnp.maximum(counted(batch).sum(), 1e-9)}
+
+    def loss(params, frozen, extra, batch, rng, totals):
+        whole = params if base is None else lora.merge(frozen, params, how)
+        more = {"rngs": {"dropout": rng}} if o.dropout else {}
+        scores = scoring.outputs(model, {"params": whole, **extra}, batch, kind, **more)
+        nats, right = objective(kind, scores, batch, temperature)
+        count = counted(batch)
+        value = (nats * count).sum()
+        sums = {"nll": (value, count.sum())}
+        if right is not None:
+            sums["accuracy"] = (right * batch["weights"]).sum(), batch["weights"].sum()
+        return value / totals["rows"], (extra, sums)
+
+    evaluators = {}
+    if "valid" in material.rows:
+        evaluators["valid"] = evaluator(config, o, material, "valid", base)
+    return Task(
+        init=init,
+        loss=loss,
+        totals=totals,
+        batches=stream.batch,
+        evaluators=evaluators,
+        frozen=() if base is None else base,
+        dropout=o.dropout,
+        fingerprint=stream.fingerprint,
+        flops=lambda batch: (
+            batch["tokens"].size * meter.flops_per_token(o, batch["tokens"].shape[-1])
+        ),
+        assets=lambda folder: material.tokenizer.save(folder / "tokenizer"),
+        rules=lora.RULES,
+        adopt=r"^(score|head|pool)/",
+        based=base is not None,
+    )
+
+
+def objective(kind: str, scores, batch, temperature: float):
+    """(loss of each row or token, whether it is right or None), float32 of the shape of `weights`."""
+    targets = batch["targets"]
+    if kind == "regress":
+        return jnp.square(scores[:, 0] - targets), None
+    if kind == "spans":
+        ends = jnp.swapaxes(scores, 1, 2)  # [B,2,T]
+        nats = -pick(ends, targets).mean(1)
+        return nats, (jnp.argmax(ends, -1) == targets).all(1)
+    if kind == "embed":
+        rows = targets.shape[0]
+        parts = scores.reshape(rows, -1, scores.shape[-1])
+        passages = jnp.swapaxes(parts[:, 1:], 0, 1).reshape(-1, scores.shape[-1])
+        scores, targets = parts[:, 0] @ passages.T / temperature, jnp.arange(rows)
+    return -pick(scores, targets), jnp.argmax(scores, -1) == targets
+
+
+def class_weights(config, material):
+    """float32 [C] or None: `data.class_weights`, or with `data.balanced` n / (C * count of each)."""
+    given = tuple(config.data.get("class_weights", ()))
+    balanced = config.data.get("balanced", False)
+    if not given and not balanced:
+        return None
+    count = len(material.labels)
+    if material.task != "classify" or (given and (len(given) != count or min(given) < 0)):
+        raise ValueError(
+            f"config.data.class_weights={given}: expected {count} weights of at least 0, for "
+            f"{', '.join(map(str, material.labels))} (task classify)"
+        )
+    if given:
+        return jnp.asarray(given, jnp.float32)
+    counts = np.bincount(material.rows["train"].targets, minlength=count)
+    return jnp.asarray(counts.sum() / (count * np.maximum(counts, 1)), jnp.float32)
+
+
+def evaluator(config, o: Options, material, part: str, base=None):
+    """`run(variables) -> {name: float}` of one part; with LoRA the variables hold the adapters."""
+    mesh, rows, kind = shard.mesh(config.mesh), material.rows[part], material.task
+    place = lambda batch: shard.place(batch, mesh)
+    slices = shard.rows(mesh)
+    data = {"targets": rows.targets, "labels": material.labels, **rows.extra}
+    data.update({n: config.data[n] for n in ("threshold", "longest") if n in config.data})
+    if kind == "embed":
+        run = _search(config, o, rows, place, slices)
+    else:
+        data["batches"] = rows.batches(config.batch, *slices)
+        run = scoring.build(build(o), kind, data, place)
+    if base is None:
+        return run
+    merge = jax.jit(lambda base, params: lora.merge(base, params, lora.settings(config)))
+    return lambda variables: run({**variables, "params": merge(base, variables["params"])})
+
+
+def _search(config, o, rows, place, slices):
+    """Queries against the distinct passages of the part."""
+    model = build(o)
+    score = jax.jit(lambda v, batch: scoring.outputs(model, v, batch, "embed"))
+    known, relevant = {}, []
+    for parts in rows.parts:
+        relevant.append(known.setdefault(parts[1][0].tobytes(), (len(known), parts[1]))[0])
+
+    def single(parts):
+        made = encode.Rows("classify", rows.length, rows.pad, parts, [0] * len(parts))
+        return made.batches(config.batch, *slices)
+
+    data = {
+        "queries": single([[parts[0]] for parts in rows.parts]),
+        "passages": single([[part] for _, part in known.values()]),
+        "relevant": relevant,
+    }
+    return retrieval.build(lambda v, batches: scoring.collect(score, v, batches, place), data)
+
+
+def _best(config, fitted, workdir) -> dict:
+    """The variables of the best checkpoint by `config.best`, or the last ones."""
+    if not config.best.metric:
+        return fitted.variables()
+    folder = checkpoint.find(Path(workdir) / "best")
+    params, extra = checkpoint.load_params(folder)
+    params = forms.back(params, forms.nest(fitted.state.params))
+    whole = {"params": params, **extra}
+    return jax.device_put(whole, shard.params(whole, fitted.plan.mesh, fitted.plan.rules))
+
+
+def _write_adapter(config, o, params, folder):
+    how = lora.settings(config)
+    base = config.init.get("reference", "") or config.init.get("checkpoint", "")
+    try:
+        trained = jax.device_get(params)
+        adapters.write(folder, o, trained, how["rank"], how["alpha"], base)
+        print(f"adapter      {folder}")
+    except ValueError as error:
+        print(f"no adapter folder: {error}")
