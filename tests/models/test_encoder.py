@@ -267,7 +267,7 @@ def test_causality_of_a_decoder_with_the_masked_head():
 @every
 def test_bfloat16_compute_keeps_float32_parameters_and_scores(name):
     o, module, variables = model(name, dtype="bfloat16", head="pretrain")
-    full = model(name, head="pretrain")[1].apply(variables, {"tokens": tokens()})
+    full = tiny.apply(model(name, head="pretrain")[1])(variables, {"tokens": tokens()})
     out = tiny.apply(module)(variables, {"tokens": tokens()})
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
     assert features(module, variables, {"tokens": tokens()}).dtype == jnp.bfloat16
@@ -297,7 +297,7 @@ def test_batches_that_do_not_fit_are_refused(change, batch, words):
         (dict(windows=(4,), causal=True), "causal=False"),
         (dict(share_groups=5), "share_groups=5.*layers=3"),
         (dict(share_inner=2), "share_inner=2"),
-        (dict(head="lm"), "heads of a encoder"),
+        (dict(head="lm"), "heads of an? encoder"),
         (dict(head="tokens"), "labels"),
         (dict(attend="banded"), "banded.*windows"),
     ],
