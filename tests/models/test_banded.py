@@ -11,7 +11,7 @@ from models.build import build
 from tests.models import tiny
 from tests.models.test_encoder import model, options, tokens
 
-LENGTHS = (1, 2, 13, 64, 65, 131)
+LENGTHS = (1, 13, 65, 131)
 
 
 def marked(time, *slots):
@@ -48,7 +48,7 @@ def test_any_length_agrees_with_the_dense_form(time):
     agree({"tokens": tokens(2, time)})
 
 
-@pytest.mark.parametrize("time", [1, 64, 131])
+@pytest.mark.parametrize("time", [13, 131])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_global_tokens_and_padding_agree(time, side):
     lengths = jnp.asarray([[time], [max(1, time // 2)]])
