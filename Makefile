@@ -19,7 +19,7 @@ TESTS := $(CACHE) $(RUN) -m pytest -n $(WORKERS) --durations=15
 
 help:
 	@echo "make train      set up, train configs/shakespeare.py into $(WORKDIR): metrics, curves.png, three passages"
-	@echo "make test       set up, run the tests (under ten minutes on two cores)"
+	@echo "make test       set up, run the tests"
 	@echo "make test-long  set up, run the tests marked slow and chaos"
 	@echo "make setup      build or refresh $(VENV); PYTHON=python3.12 picks the interpreter, EXTRAS=$(EXTRAS) the extras"
 	@echo "make lint       check the style; make format fixes what a tool can fix"
