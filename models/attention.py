@@ -6,6 +6,7 @@ key-value head g the queries g*R .. g*R + R - 1. Scores and softmax are float32.
 
 import functools
 import math
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,6 +17,7 @@ from models.gradients import product
 from models.layers import Projection, drop, residual_std, site
 from models.masks import Mask
 from models.options import Options
+from models.placement import settle
 from models.positions import rotate
 
 NEVER = -1e30  # the score of a forbidden pair: finite, so that a row with no key stays finite
@@ -30,19 +32,44 @@ def explicit(
     q [B,T,H,K], k and v [B,S,G,K] -> ([B,T,H,K], weights [B,H,T,S] before dropout). `query` and
     `first` are the places of the block's first query and key in the mask.
     """
-    batch, time, heads, size = q.shape
-    keys, groups = k.shape[1], k.shape[2]
-    wide = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    grouped = q.reshape(batch, time, groups, heads // groups, size)
-    scores = product("btgrk,bsgk->bgrts", wide(grouped), wide(k), dtype) * scale
-    if bias is not None:
-        scores = scores + bias.reshape(bias.shape[0], groups, -1, *bias.shape[2:])
-    allowed = mask.dense(time, keys, query, first)
-    if allowed is not None:
-        scores = jnp.where(allowed[:, :, None], scores, NEVER)
-    weights = jax.nn.softmax(scores, -1)
-    out = product("bgrts,bsgk->btgrk", drop(weights, rate, key), wide(v), dtype)
-    return out.astype(q.dtype).reshape(q.shape), weights.reshape(batch, heads, time, keys)
+    batch, time, heads, _ = q.shape
+    part = _Scored(mask, scale, dtype, heads // k.shape[2])
+    out, weights = part(*part.turned(q, k, v), bias, rate, key, query, first)
+    return part.back(out, q), weights.reshape(batch, heads, time, k.shape[1])
+
+
+class _Scored(NamedTuple):
+    """The explicit form on turned arrays: queries [B,G,R,T,K], keys and values [B,G,S,K]."""
+
+    mask: Mask
+    scale: float
+    dtype: str
+    repeats: int
+
+    def turned(self, q, k, v):
+        """q [B,T,H,K], k and v [B,S,G,K] in the order of the products, float32 or wider."""
+        wide = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        q = q.reshape(*q.shape[:2], -1, self.repeats, q.shape[-1])
+        return (
+            settle(wide(q).transpose(0, 2, 3, 1, 4)),
+            settle(wide(k).transpose(0, 2, 1, 3)),
+            settle(wide(v).transpose(0, 2, 1, 3)),
+        )
+
+    def back(self, out, q):
+        """[B,G,R,T,K] as [B,T,H,K] in the dtype of q."""
+        return out.astype(q.dtype).transpose(0, 3, 1, 2, 4).reshape(q.shape)
+
+    def __call__(self, q, k, v, bias, rate, key, query=0, first=0):
+        time, keys = q.shape[3], k.shape[2]
+        scores = product("bgrtk,bgsk->bgrts", q, k, self.dtype) * self.scale
+        if bias is not None:
+            scores = scores + bias.reshape(bias.shape[0], k.shape[1], -1, *bias.shape[2:])
+        allowed = self.mask.dense(time, keys, query, first)
+        if allowed is not None:
+            scores = jnp.where(allowed[:, :, None], scores, NEVER)
+        weights = jax.nn.softmax(scores, -1)
+        return product("bgrts,bgsk->bgrtk", drop(weights, rate, key), v, self.dtype), weights
 
 
 def blocks(q, k, v, mask: Mask, scale, bias=None, rate=0.0, key=None, dtype="float32"):
@@ -53,18 +80,19 @@ def blocks(q, k, v, mask: Mask, scale, bias=None, rate=0.0, key=None, dtype="flo
     """
     time = q.shape[1]
     step = BLOCK if mask.window else max(BLOCK, -(-time // 8))
-    outs = []
+    part = _Scored(mask, scale, dtype, q.shape[2] // k.shape[2])
+    (queries, keys, values), outs = part.turned(q, k, v), []
     for number, begin in enumerate(range(0, time, step)):
         end = min(begin + step, time)
         last = end if mask.causal else k.shape[1]
         first = max(0, begin - mask.window + 1) if mask.window else 0
-        part = None if bias is None else bias[:, :, begin:end, first:last]
-        out, _ = explicit(
-            q[:, begin:end], k[:, first:last], v[:, first:last], mask, scale, part, rate,
-            site(key, number), dtype, begin, first,
+        seen = None if bias is None else bias[:, :, begin:end, first:last]
+        out, _ = part(
+            queries[:, :, :, begin:end], keys[:, :, first:last], values[:, :, first:last], seen,
+            rate, site(key, number), begin, first,
         )  # fmt: skip
         outs.append(out)
-    return jnp.concatenate(outs, 1), None
+    return part.back(jnp.concatenate(outs, 3), q), None
 
 
 def kernel(q, k, v, mask: Mask, scale, bias=None, rate=0.0, key=None, dtype="float32"):

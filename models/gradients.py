@@ -6,10 +6,13 @@ slower with jax 0.10.2 on a Zen 4 CPU.
 """
 
 import functools
+import math
 import re
 
 import jax
 import jax.numpy as jnp
+
+from models.placement import alone, settle
 
 
 def sum_rows(x, axes: int):
@@ -39,8 +42,28 @@ def _product_backward(equation, dtype, saved, g):
     first, second, out = re.split(",|->", equation)
     g = g.astype(dtype)
     dx = jnp.einsum(f"{out},{second}->{first}", g, weights, preferred_element_type=x.dtype)
-    dkernel = jnp.einsum(f"{first},{out}->{second}", low, g, preferred_element_type=kernel.dtype)
-    return dx, dkernel
+    return dx, _kernel_gradient(equation, low, g, kernel.dtype)
+
+
+def _kernel_gradient(equation, x, g, dtype):
+    """einsum(x, g) over their common rows, in the dtype of the kernel.
+
+    On one CPU device x [rows, D] is transposed to [D, rows] first, by a copy of its own: XLA has slower
+    products for a first operand that is contracted over its rows (in bfloat16, none: it goes back
+    to float32), and would make the activation that x often is again inside the copy, out of order.
+    """
+    first, second, out = re.split(",|->", equation)
+    rows = sum(letter in out for letter in first)
+    ours, theirs = first[rows:], out[rows:]
+    if not alone() or first[:rows] != out[:rows] or second not in (ours + theirs, theirs + ours):
+        return jnp.einsum(f"{first},{out}->{second}", x, g, preferred_element_type=dtype)
+    shape = x.shape[rows:] + g.shape[rows:]
+    x, g = (a.reshape(math.prod(a.shape[:rows]), -1) for a in (settle(x), settle(g)))
+    columns = settle(x.T.reshape(-1)).reshape(x.shape[::-1])  # flat, so that the layout is its own
+    product = settle(jnp.dot(columns, g, preferred_element_type=dtype)).reshape(shape)
+    if second == ours + theirs:
+        return product
+    return product.transpose(*range(len(ours), len(shape)), *range(len(ours)))
 
 
 product.defvjp(_product, _product_backward)

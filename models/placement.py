@@ -23,6 +23,23 @@ def place(x, *axes):
     return jax.lax.with_sharding_constraint(x, P(*map(_fitting, axes, x.shape, [mesh] * x.ndim)))
 
 
+def settle(x):
+    """`x`, made once and in its own layout where the program is for a single CPU device.
+
+    XLA's CPU compiler otherwise makes a cheap array again inside each operation that reads it: a sum
+    of residuals inside every norm behind it, an activation inside the strided copy that a transposed
+    product wants. It does so in whole steps only under `train.core.state`'s compiler options.
+    Elsewhere `x` as it is.
+    """
+    return jax.lax.optimization_barrier(x) if alone() else x
+
+
+def alone() -> bool:
+    """Whether what is traced now is for one CPU device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.default_backend() == "cpu" and (mesh.empty or mesh.size == 1)
+
+
 def _fitting(axes, size: int, mesh):
     """The axes of one dimension that the mesh has, or None where they do not divide it."""
     axes = (axes,) if isinstance(axes, str) else axes or ()

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from models.attention import Attention
 from models.layers import Experts, FeedForward, Norm, drop, site
 from models.options import Options
+from models.placement import settle
 
 MEMORY = ("k", "v", "cross_k", "cross_v")  # what a cache holds for each layer
 
@@ -43,13 +44,13 @@ class Block(nn.Module):
 
         attention = Attention(o, self.kind, name="attn")
         y, weights, memory = attention(attn_norm(x) if pre else x, layer, ctx, memory)
-        x = x + drop(y, o.drop_resid, site(key, 1))
+        x = settle(x + drop(y, o.drop_resid, site(key, 1)))
         x = x if pre else attn_norm(x)
         if o.cross:
             norm = Norm(o, name="cross_norm")
             attention = Attention(o, "cross", name="cross")
             y, cross_weights, crossed = attention(norm(x) if pre else x, layer, ctx, crossed)
-            x = x + drop(y, o.drop_resid, site(key, 4))
+            x = settle(x + drop(y, o.drop_resid, site(key, 4)))
             x = x if pre else norm(x)
             if "maps" in ctx:
                 out["cross_maps"] = cross_weights
@@ -58,7 +59,7 @@ class Block(nn.Module):
             out["router"] = {k: v for k, v in sums.items() if k != "logits" or "stats" in ctx}
         else:
             y = FeedForward(o, name="mlp")(mlp_norm(x) if pre else x)
-        x = x + drop(y, o.drop_resid, site(key, 2))
+        x = settle(x + drop(y, o.drop_resid, site(key, 2)))
         x = x if pre else mlp_norm(x)
         if "maps" in ctx:
             out["maps"] = weights

@@ -165,26 +165,33 @@ def make_step(
         raise ValueError("the model has dropout, but the step was given no seed to draw it from")
     gradients = _gradients(task, micro)
 
+    def update(grads, params, opt_state, average):
+        """A branch of its own under a guard: choosing between old and new would copy both, whole."""
+        updates, opt_state = tx.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        if ema:
+            average = jax.tree.map(lambda a, p: ema * a + (1 - ema) * p, average, params)
+        return params, opt_state, average
+
     def step(state: State, frozen, batch):
         rng = None if seed is None else jax.random.fold_in(jax.random.key(seed), state.step)
         loss, extra, sums, grads = gradients(state.params, frozen, state.extra, batch, rng)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        average = state.ema
-        if ema:
-            average = jax.tree.map(lambda a, p: ema * a + (1 - ema) * p, state.ema, params)
         metrics = {"loss": loss, **{name: s / n for name, (s, n) in sums.items()}}
         metrics["gradient_norm"] = _norm(grads)
         if schedule is not None:
             skipped = state.guard["bad"] if guard and guard.policy == "skip" else 0
             metrics["learning_rate"] = jnp.float32(schedule(state.step - skipped))
-        new = State(state.step + 1, params, extra, opt_state, state.carry, average, state.guard)
+        trained, held, done = (state.params, state.opt_state, state.ema), state.guard, 1
         if guard is None:
-            return new, metrics
-        ok, held = guard.judge(state.guard, state.step, loss, metrics["gradient_norm"])
-        new = select(ok, new, state)
-        new.step, new.guard = state.step + 1 - held["tripped"], held
-        return new, {**metrics, "guard": held}
+            trained = update(grads, *trained)
+        else:
+            ok, held = guard.judge(state.guard, state.step, loss, metrics["gradient_norm"])
+            trained = jax.lax.cond(ok, update, lambda _, *same: same, grads, *trained)
+            extra, done = select(ok, extra, state.extra), 1 - held["tripped"]
+            metrics["guard"] = held
+        params, opt_state, average = trained
+        new = State(state.step + done, params, extra, opt_state, state.carry, average, held)
+        return new, metrics
 
     options = {} if shardings is None else {"out_shardings": (shardings, None)}
     return jax.jit(step, donate_argnums=0, compiler_options=_compiler_options(), **options)
