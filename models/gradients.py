@@ -48,22 +48,22 @@ def _product_backward(equation, dtype, saved, g):
 def _kernel_gradient(equation, x, g, dtype):
     """einsum(x, g) over their common rows, in the dtype of the kernel.
 
-    On one CPU device x [rows, D] is transposed to [D, rows] first, by a copy of its own: XLA has slower
-    products for a first operand that is contracted over its rows (in bfloat16, none: it goes back
-    to float32), and would make the activation that x often is again inside the copy, out of order.
+    On one CPU device the first operand, x [rows, D] or for a tied table g [rows, V], is transposed by
+    a copy of its own: XLA has slower products for an operand that is contracted over its rows (in
+    bfloat16, none: it goes back to float32), and would make the activation that x often is again
+    inside the copy, out of order.
     """
     first, second, out = re.split(",|->", equation)
     rows = sum(letter in out for letter in first)
     ours, theirs = first[rows:], out[rows:]
     if not alone() or first[:rows] != out[:rows] or second not in (ours + theirs, theirs + ours):
+        x, g = settle(x), settle(g)
         return jnp.einsum(f"{first},{out}->{second}", x, g, preferred_element_type=dtype)
-    shape = x.shape[rows:] + g.shape[rows:]
-    x, g = (a.reshape(math.prod(a.shape[:rows]), -1) for a in (settle(x), settle(g)))
-    columns = settle(x.T.reshape(-1)).reshape(x.shape[::-1])  # flat, so that the layout is its own
-    product = settle(jnp.dot(columns, g, preferred_element_type=dtype)).reshape(shape)
-    if second == ours + theirs:
-        return product
-    return product.transpose(*range(len(ours), len(shape)), *range(len(ours)))
+    left, right = (x, g) if second == ours + theirs else (g, x)
+    shape = left.shape[rows:] + right.shape[rows:]
+    left, right = (settle(a).reshape(math.prod(a.shape[:rows]), -1) for a in (left, right))
+    left = settle(left.T.reshape(-1)).reshape(left.shape[::-1])  # flat: a layout of its own
+    return settle(jnp.dot(left, right, preferred_element_type=dtype)).reshape(shape)
 
 
 product.defvjp(_product, _product_backward)

@@ -7,7 +7,7 @@ chunk's logits are made again in the backward pass, so memory is that of one chu
 import jax
 import jax.numpy as jnp
 
-CELLS = 1 << 25  # logits in a chunk: 128 MiB of float32
+CELLS = 1 << 26  # logits in a chunk: 256 MiB of float32
 
 
 @jax.custom_vjp
