@@ -5,7 +5,8 @@
 Loss: mean negative log-likelihood of the hidden tokens (Devlin et al. 2019, section 3.1; the head
 runs on their positions only), plus, with `model.head = pretrain`, that of the pair's label
 (next sentence, or Lan et al. 2020's sentence order). Each is a mean over its own count. Evaluation:
-held-out works with masks that never change, and pseudo-perplexity of `config.eval.pseudo` rows.
+held-out works with masks that never change, with `next_sentence_accuracy` or `sentence_order_accuracy`
+beside the masked tokens' figures, and pseudo-perplexity of `config.eval.pseudo` rows.
 """
 
 import jax
@@ -88,7 +89,8 @@ def make_task(config, o: Options, tokenizer, stream, held) -> Task:
             right = (jnp.argmax(scores, -1) == batch["pair"]).sum()
             value = value + nats / totals["pairs"]
             count = len(batch["pair"])
-            sums.update(pair_nll=(nats, count), pair_accuracy=(right, count))
+            sums[f"{scoring.pair(config)}_nll"] = nats, count
+            sums[f"{scoring.pair(config)}_accuracy"] = right, count
         return value, (extra, sums)
 
     evaluators = {}
