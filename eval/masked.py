@@ -14,6 +14,7 @@ import numpy as np
 
 from models.likelihood import pick
 
+PAIRS = {"next": "next_sentence", "order": "sentence_order"}
 LABELS = ("slots", "targets", "weights", "pair", "rows")
 
 
@@ -28,8 +29,16 @@ def inputs(batch: Mapping, o) -> dict:
     return {name: x for name, x in batch.items() if name not in left}
 
 
+def pair(config) -> str:
+    """What the figures of `config.data.pair` are called: next_sentence, sentence_order, or pair."""
+    return PAIRS.get(config.get("data", {}).get("pair", ""), "pair")
+
+
 def build(config, model, tokenizer, data: Mapping, place: Callable | None = None) -> Callable:
-    """`run(variables) -> {loss, perplexity, accuracy, targets}`, with pairs `pair_loss, pair_accuracy`.
+    """`run(variables) -> {loss, perplexity, accuracy, targets}` of the masked tokens.
+
+    A model with a pair head adds the loss and the accuracy of what `pair` above calls it:
+    `next_sentence_accuracy` for BERT, `sentence_order_accuracy` for ALBERT.
 
     data: `batches` with slots, targets, weights [B,M], `rows` [B] (0: not counted), and `pair` [B] for
     a model with a pair head. `config.eval.batches` takes only the first so many (0: all).
@@ -64,7 +73,8 @@ def build(config, model, tokenizer, data: Mapping, place: Callable | None = None
             "targets": float(count),
         }
         if paired:
-            found.update(pair_loss=pairs[1] / pairs[0], pair_accuracy=pairs[2] / pairs[0])
+            found[f"{pair(config)}_loss"] = pairs[1] / pairs[0]
+            found[f"{pair(config)}_accuracy"] = pairs[2] / pairs[0]
         return found
 
     return run

@@ -155,6 +155,8 @@ FAMILIES = {
 }  # fmt: skip
 
 # Parameters as the reference implementations count them (GPT-3: our count of Table 2.1's shapes).
+# Encoders without a head: BertModel with its pooler, DistilBertModel without one, and so on, whose
+# counts the sizes below base were held to by building them from their configs (transformers 5).
 COUNTS = {
     ("gpt1", "117m"): 116_534_784,
     ("gpt2", "124m"): 124_439_808,

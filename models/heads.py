@@ -9,6 +9,20 @@ from models.layers import ACTIVATIONS, Norm, Projection, drop, normal, site
 from models.options import Options
 
 
+def vocabulary(head: nn.Module, x, table):
+    """Logits in float32 without a bias: x [...,U] -> [...,V], by the token table [V,U] if tied.
+
+    Otherwise `head`, which calls this within its own `__call__`, gets a kernel [U,V].
+    """
+    o, lead = head.o, "abc"[: x.ndim - 1]
+    if o.tied:
+        kernel, order = table, "vu"
+    else:
+        shape = (x.shape[-1], o.vocab)
+        kernel, order = head.param("kernel", normal(o.init_std), shape, jnp.float32), "uv"
+    return product(f"{lead}u,{order}->{lead}v", x.astype(jnp.float32), kernel, o.dtype)
+
+
 class LanguageHead(nn.Module):
     """Logits over the vocabulary in float32: x [...,D] -> [...,V], by the token table if tied."""
 
@@ -17,14 +31,7 @@ class LanguageHead(nn.Module):
     @nn.compact
     def __call__(self, x, table=None):
         o = self.o
-        lead = "abc"[: x.ndim - 1]
-        if o.tied:
-            kernel, order = table, "vd"
-        else:
-            kernel = self.param("kernel", normal(o.init_std), (o.width, o.vocab), jnp.float32)
-            order = "dv"
-        x = x.astype(jnp.float32)
-        logits = product(f"{lead}d,{order}->{lead}v", x, kernel, o.dtype)
+        logits = vocabulary(self, x, table)
         if o.head_bias:
             logits = logits + self.param("bias", nn.initializers.zeros_init(), (o.vocab,))
         return logits
@@ -75,13 +82,7 @@ class MaskedHead(nn.Module):
             f"{lead}d,du->{lead}u", (o.width, o.thin), 1, o.init_std, o.dtype, name="dense"
         )
         x = Norm(o, name="norm")(ACTIVATIONS[o.head_act or o.act](dense(x)))
-        if o.tied:
-            kernel, order = table, "vu"
-        else:
-            kernel = self.param("kernel", normal(o.init_std), (o.thin, o.vocab), jnp.float32)
-            order = "uv"
-        x = x.astype(jnp.float32)
-        logits = product(f"{lead}u,{order}->{lead}v", x, kernel, o.dtype)
+        logits = vocabulary(self, x, table)
         return logits + self.param("bias", nn.initializers.zeros_init(), (o.vocab,), jnp.float32)
 
 

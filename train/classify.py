@@ -23,11 +23,11 @@ import numpy as np
 from eval import classify as scoring
 from eval import retrieval
 from models import interop
-from models.build import build, example, shapes
+from models.build import build, shapes
 from models.interop import adapters
 from models.likelihood import pick
 from models.options import Options
-from train.core import checkpoint, forms, lora, meter, shard
+from train.core import checkpoint, forms, loop, lora, shard
 from train.core.fit import Fitted, fit
 from train.core.plan import Plan, plan
 from train.core.state import Task
@@ -84,16 +84,7 @@ def _open(config):
             f"is a {o.kind} with head={o.head!r}"
         )
     tokenizer = tasks.open_tokenizer(config, checkpoint.find)
-    if tokenizer.vocab > o.vocab:
-        raise ValueError(
-            f"the tokenizer has {tokenizer.vocab} tokens, config.model.vocab is {o.vocab}; "
-            f"use --config.model.vocab={tokenizer.vocab}"
-        )
-    if o.position_pad not in (-1, tokenizer.pad):
-        raise ValueError(
-            f"config.model.position_pad={o.position_pad}, but the tokenizer's padding is "
-            f"{tokenizer.pad}; use --config.model.position_pad={tokenizer.pad}"
-        )
+    loop.fits(o, tokenizer)
     material = tasks.open_material(config, tokenizer)
     wanted = 1 if task == "regress" else len(material.labels)
     if wanted and o.labels != wanted:
@@ -101,9 +92,10 @@ def _open(config):
             f"the data has {wanted} labels, config.model.labels is {o.labels}; "
             f"use --config.model.labels={wanted}"
         )
-    rows = shard.rows(shard.mesh(config.mesh))
     about = {"task": task, "labels": list(material.labels), "tokenizer": tokenizer.hash}
-    stream = encode.Stream(material.rows["train"], config.seed, config.batch, *rows, about)
+    stream = encode.Stream(
+        material.rows["train"], config.seed, config.batch, *loop.slices(config), about
+    )
     decay = config.get("layer_decay", 1.0)
     if decay != 1.0:
         config.optim.multipliers = (*config.optim.multipliers, *layerwise(o, decay, config))
@@ -143,12 +135,6 @@ def make_task(config, o: Options, material, stream, base=None) -> Task:
     weights = class_weights(config, material)
     temperature = float(config.data.get("temperature", 0.05))
 
-    def init(key):
-        if base is not None:
-            return lora.init(key, base, how), {}
-        variables = dict(model.init(key, example(o)))
-        return variables.pop("params"), variables
-
     def counted(batch):
         return (
             batch["weights"] * weights[batch["targets"]]
@@ -174,22 +160,17 @@ def make_task(config, o: Options, material, stream, base=None) -> Task:
     evaluators = {}
     if "valid" in material.rows:
         evaluators["valid"] = evaluator(config, o, material, "valid", base)
-    return Task(
-        init=init,
+    low_rank = dict(init=lambda key: (lora.init(key, base, how), {}), frozen=base, based=True)
+    return loop.task(
+        model,
+        material.tokenizer,
+        stream,
         loss=loss,
         totals=totals,
-        batches=stream.batch,
         evaluators=evaluators,
-        frozen=() if base is None else base,
-        dropout=o.dropout,
-        fingerprint=stream.fingerprint,
-        flops=lambda batch: (
-            batch["tokens"].size * meter.flops_per_token(o, batch["tokens"].shape[-1])
-        ),
-        assets=lambda folder: material.tokenizer.save(folder / "tokenizer"),
         rules=lora.RULES,
         adopt=r"^(score|head|pool)/",
-        based=base is not None,
+        **({} if base is None else low_rank),
     )
 
 
@@ -230,9 +211,8 @@ def class_weights(config, material):
 
 def evaluator(config, o: Options, material, part: str, base=None):
     """`run(variables) -> {name: float}` of one part; with LoRA the variables hold the adapters."""
-    mesh, rows, kind = shard.mesh(config.mesh), material.rows[part], material.task
-    place = lambda batch: shard.place(batch, mesh)
-    slices = shard.rows(mesh)
+    rows, kind = material.rows[part], material.task
+    place, slices = loop.placer(config), loop.slices(config)
     data = {"targets": rows.targets, "labels": material.labels, **rows.extra}
     data.update({n: config.data[n] for n in ("threshold", "longest") if n in config.data})
     if kind == "embed":

@@ -7,16 +7,14 @@ eq. 1), plus `model.balance` times the router's balance loss where there are exp
 held-out works, in bits per character.
 """
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 
 from eval import perplexity
-from models.build import build, example
+from models.build import build
 from models.options import Options
-from train.core import losses, meter, preempt, shard
-from train.core.fit import Fitted, fit
+from train.core import loop, losses, preempt
+from train.core.fit import Fitted
 from train.core.plan import Plan, plan
 from train.core.state import Task
 from train.data import text
@@ -28,13 +26,9 @@ LABELS = ("targets", "weights")
 def run(config, workdir) -> Fitted:
     """Trains, evaluates, saves, draws the curves and prints three generated passages."""
     o, tokenizer, stream = _open(config)
-    held = text.heldout(config, tokenizer, config.length, config.batch, *_slice(config))
+    held = text.heldout(config, tokenizer, config.length, config.batch, *loop.slices(config))
     task = make_task(config, o, tokenizer, stream, held)
-    if jax.process_index() == 0:
-        tokenizer.save(Path(workdir) / "tokenizer")
-    fitted = fit(config, task, workdir)
-    if jax.process_index() == 0 and not fitted.stopped:
-        _draw(workdir)
+    fitted = loop.train(config, task, workdir)
     if o.head in ("lm", "double") and not fitted.stopped and jax.process_count() == 1:
         with preempt.interruptible():
             _print_passages(build(o), fitted.variables(), tokenizer, held)
@@ -47,30 +41,17 @@ def check(config) -> tuple[Plan, dict]:
     return plan(config, make_task(config, o, tokenizer, stream, None)), stream.batch(0)
 
 
-def _slice(config) -> tuple[int, int]:
-    """Which of how many slices of every batch this process reads."""
-    return shard.rows(shard.mesh(config.mesh))
-
-
 def _open(config):
     """(options, tokenizer, stream of training batches); raises ValueError where they don't fit."""
     o = Options.of(config.model.to_dict())
     tokenizer = text.load_tokenizer(config)
-    if tokenizer.vocab > o.vocab:
-        raise ValueError(
-            f"the tokenizer has {tokenizer.vocab} tokens, config.model.vocab is {o.vocab}; "
-            f"use --config.model.vocab={tokenizer.vocab}"
-        )
-    return o, tokenizer, text.open_stream(config, tokenizer, "train", *_slice(config))
+    loop.fits(o, tokenizer)
+    return o, tokenizer, text.open_stream(config, tokenizer, "train", *loop.slices(config))
 
 
 def make_task(config, o: Options, tokenizer, stream, held) -> Task:
     """The objective as pure functions; `held` (or None) is what `text.heldout` gives."""
     model = build(o)
-
-    def init(key):
-        variables = dict(model.init(key, example(o)))
-        return variables.pop("params"), variables
 
     def totals(batch):
         return {"targets": jnp.maximum(batch["weights"].sum(), 1), "real": _real(batch).sum()}
@@ -96,22 +77,9 @@ def make_task(config, o: Options, tokenizer, stream, held) -> Task:
 
     evaluators = {}
     if held is not None:
-        mesh = shard.mesh(config.mesh)
-        place = lambda batch: shard.place(batch, mesh)
+        place = loop.placer(config)
         evaluators["heldout"] = perplexity.build(config, model, tokenizer, held, place)
-    return Task(
-        init=init,
-        loss=loss,
-        totals=totals,
-        batches=stream.batch,
-        evaluators=evaluators,
-        dropout=o.dropout,
-        fingerprint=stream.fingerprint,
-        flops=lambda batch: (
-            batch["tokens"].size * meter.flops_per_token(o, batch["tokens"].shape[1])
-        ),
-        assets=lambda folder: tokenizer.save(folder / "tokenizer"),
-    )
+    return loop.task(model, tokenizer, stream, loss=loss, totals=totals, evaluators=evaluators)
 
 
 def _real(batch):
@@ -121,15 +89,6 @@ def _real(batch):
     if "segments" in batch:
         return (batch["segments"] > 0).astype(jnp.float32)
     return jnp.ones(batch["tokens"].shape, jnp.float32)
-
-
-def _draw(workdir):
-    from train.core import plot
-
-    try:
-        print(f"curves: {plot.curves(workdir)}")
-    except ValueError as error:
-        print(f"no curves: {error}")
 
 
 def _print_passages(model, variables, tokenizer, held, new: int = 200):

@@ -3,9 +3,14 @@
 Names come from the family's rename table: a kernel that stands alone in one of their tensors has an
 adapter `base_model.model.NAME.lora_A.weight` [r, in] and `lora_B` [out, r]; what is trained whole is
 saved under its own name and listed in `modules_to_save`.
+
+Their `lora_dropout` drops the input of `lora_A` in training and changes nothing afterwards. Ours adds
+the adapters to the weights before anything is multiplied (`train.core.lora`), where there is no such
+input: folders are written with 0.0, and one with another rate is read with a warning.
 """
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -78,11 +83,18 @@ def read(folder, o: Options) -> tuple[dict, int, float]:
     """(trained tree, rank, alpha) of a folder for a model with these options.
 
     Every tensor must have a place: ValueError names one that has none, a shape that does not fit, or
-    a kind of adapter that is not LoRA as we compute it (ranks by module, biases, DoRA).
+    a kind of adapter that is not LoRA as we compute it (ranks by module, biases, DoRA). A folder that
+    was trained with `lora_dropout` gives a UserWarning: it computes the same, but trains on without.
     """
     folder = Path(folder)
     config = untrusted.read_json(folder / "adapter_config.json")
     _refuse(folder, config)
+    if config.get("lora_dropout"):
+        warnings.warn(
+            f"{folder} was trained with lora_dropout={config['lora_dropout']!r:.20} on the adapters' "
+            "inputs; its outputs are the same here, but training on from it drops none of them",
+            stacklevel=2,
+        )
     rank, alpha = config["r"], float(config["lora_alpha"])
     files = tensors.open_folder(folder)
     places, made = {}, {}

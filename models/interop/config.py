@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from models.interop import encoders, rope
 from models.interop.fields import act as act_of
-from models.interop.fields import get, labels
+from models.interop.fields import get, labels, shortest
 from models.options import Options
 
 _GPT1_ACTS = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
@@ -157,20 +157,12 @@ def _read_gpt_neo(c, o):
     return dict(
         act=act_of(c, "activation_function", "gelu_new"),
         ff=get(c, "intermediate_size", 0, int),
-        pattern=shortest(kinds),
+        pattern=shortest(kinds) or ("global",),
         score_scale="none",
         q_bias=False,
         k_bias=False,
         v_bias=False,
     )
-
-
-def shortest(kinds) -> tuple:
-    """The shortest pattern that, repeated a whole number of times, gives the kinds."""
-    for size in range(1, len(kinds) + 1):
-        if len(kinds) % size == 0 and list(kinds[:size]) * (len(kinds) // size) == list(kinds):
-            return tuple(kinds[:size])
-    return ("global",)
 
 
 def _read_llama(c, o):

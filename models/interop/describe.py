@@ -7,7 +7,7 @@ express is an error that names the option, never a folder that computes somethin
 import dataclasses
 from collections.abc import Mapping
 
-from models.interop import config, encoders, rope
+from models.interop import config, encoders, fields, rope
 from models.options import Options
 
 _ACTS = {"gelu_tanh": "gelu_new", "identity": "linear"}
@@ -139,7 +139,7 @@ def _gpt2(o):
 
 
 def _gpt_neo(o):
-    pattern = config.shortest(o.kinds())
+    pattern = fields.shortest(o.kinds()) or ("global",)
     return dict(
         activation_function=_ACTS.get(o.act, o.act),
         intermediate_size=o.hidden,

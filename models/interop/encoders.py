@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping
 
-from models.interop.fields import act, get, labels
+from models.interop.fields import act, get, labels, shortest
 from models.options import Options
 
 _NAMES = {"gelu_tanh": "gelu_new", "identity": "linear"}  # activations, where theirs differ
@@ -122,14 +122,6 @@ def _read_longformer(c, o):
     return _read_roberta({k: v for k, v in c.items() if k != "is_decoder"}, o) | dict(
         windows=shortest(windows), causal=False, cross=False
     )
-
-
-def shortest(items) -> tuple:
-    """The shortest tuple that, repeated a whole number of times, gives the items."""
-    for size in range(1, len(items) + 1):
-        if len(items) % size == 0 and list(items[:size]) * (len(items) // size) == list(items):
-            return tuple(items[:size])
-    return ()
 
 
 def _read_albert(c, o):

@@ -46,3 +46,11 @@ def labels(c: Mapping) -> int:
     if isinstance(named, Mapping) and named:
         return len(named)
     return get(c, "num_labels", 2, int)
+
+
+def shortest(items) -> tuple:
+    """The shortest tuple that, repeated a whole number of times, gives the items; () of none."""
+    for size in range(1, len(items) + 1):
+        if len(items) % size == 0 and list(items[:size]) * (len(items) // size) == list(items):
+            return tuple(items[:size])
+    return ()

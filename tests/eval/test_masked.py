@@ -48,6 +48,14 @@ def logs(variables, tokens, mask, name):
     return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [({"pair": "next"}, "next_sentence"), ({"pair": "order"}, "sentence_order"), ({}, "pair")],
+)
+def test_figures_of_pairs_say_which_pairs(data, name):
+    assert masked.pair(ConfigDict({"data": data})) == name
+
+
 def test_against_loops(variables):
     nats, hits, count, pairs = 0.0, 0, 0, []
     for b in batches():
@@ -59,14 +67,16 @@ def test_against_loops(variables):
                 count += weight
             scores = logs(variables, b["tokens"][row], b["mask"][row], "scores")
             pairs.append((-scores[b["pair"][row]], scores.argmax() == b["pair"][row]))
-    config = ConfigDict({"eval": {"batches": 0}})
+    config = ConfigDict({"eval": {"batches": 0}, "data": {"pair": "order"}})
     run = masked.build(config, build(OPTIONS), None, {"batches": batches()})
     found = run(variables)
     assert found["targets"] == count == 8
     assert found["loss"] == pytest.approx(nats / count, rel=1e-5)
     assert found["accuracy"] == pytest.approx(hits / count)
-    assert found["pair_loss"] == pytest.approx(np.mean([nll for nll, _ in pairs]), rel=1e-5)
-    assert found["pair_accuracy"] == pytest.approx(np.mean([hit for _, hit in pairs]))
+    assert found["sentence_order_loss"] == pytest.approx(
+        np.mean([nll for nll, _ in pairs]), rel=1e-5
+    )
+    assert found["sentence_order_accuracy"] == pytest.approx(np.mean([hit for _, hit in pairs]))
 
 
 def test_pseudo_perplexity_masks_one_token_at_a_time(variables):

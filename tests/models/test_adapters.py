@@ -92,6 +92,19 @@ def test_other_adapters_are_refused(tmp_path, field, value, words):
         adapters.read(tmp_path, o)
 
 
+def test_dropout_that_is_not_ours_is_said(tmp_path, recwarn):
+    """A folder trained with dropout in front of its adapters reads the same, with a warning."""
+    o = options()
+    adapters.write(tmp_path, o, trained(o), 3, 6.0)
+    plain = forms.flat(adapters.read(tmp_path, o)[0])
+    assert not recwarn
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "lora_dropout": 0.1}))
+    with pytest.warns(UserWarning, match="trained with lora_dropout=0.1.* drops none"):
+        found = forms.flat(adapters.read(tmp_path, o)[0])
+    assert all((found[name] == x).all() for name, x in plain.items())
+
+
 def test_what_has_no_place_is_named(tmp_path):
     adapters.write(tmp_path, options(layers=3), trained(options(layers=3)), 3, 6.0)
     with pytest.raises(ValueError, match=r"layer\.2\..*no place"):

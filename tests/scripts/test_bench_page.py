@@ -62,4 +62,5 @@ def test_the_list_names_every_part(capsys):
 
 
 def test_results_are_json_all_through():
-    json.dumps(result(device=DEVICE))
+    made = result(device=DEVICE)
+    assert json.loads(json.dumps(made)) == made

@@ -167,11 +167,13 @@ def test_says_what_is_wrong_with_every_python(tree):
 
 
 def test_refuses_a_named_python_that_does_not_fit(tree):
-    fails(tree, "does not run", PYTHON="nowhere")
+    logs = [fails(tree, "does not run", PYTHON="nowhere")]
     old = python(tree, "old", version="3.14")
-    fails(tree, "is Python 3.14", "3.11, 3.12 or 3.13", PYTHON=str(old))
+    logs.append(fails(tree, "is Python 3.14", "3.11, 3.12 or 3.13", PYTHON=str(old)))
     bare = python(tree, "bare", version="3.12", lacks=1)
-    fails(tree, "no venv module", "python3.12-venv", PYTHON=str(bare))
+    logs.append(fails(tree, "no venv module", "python3.12-venv", PYTHON=str(bare)))
+    assert logs == ["", "", ""], "an environment was begun"
+    assert not (tree / ".venv").exists()
 
 
 def test_removes_no_folder_that_it_did_not_build(tree):

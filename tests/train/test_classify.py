@@ -50,9 +50,10 @@ def rows(task, count=64, seed=0):
     return made
 
 
-def config(folder, task, **changes):
-    for part, seed in (("train", 0), ("valid", 1)):
-        lines = "\n".join(map(json.dumps, rows(task, seed=seed))) + "\n"
+def config(folder, task, count=64, seed=0, **changes):
+    """A small run on `count` training examples; 64 others are held out."""
+    for part, size, other in (("train", count, 0), ("valid", 64, 1)):
+        lines = "\n".join(map(json.dumps, rows(task, size, 2 * seed + other))) + "\n"
         (folder / f"{part}.jsonl").write_text(lines)
     head = "classify" if task == "regress" else task
     made = ConfigDict(
@@ -74,12 +75,13 @@ def config(folder, task, **changes):
 @pytest.mark.parametrize(
     ("task", "metric", "start"),
     [
-        ("classify", "accuracy", 0.7), ("regress", "pearson", 0.8), ("tokens", "f1", 0.7),
-        ("choice", "accuracy", 0.7), ("spans", "exact", 0.7), ("embed", "recall@1", 0.2),
+        ("classify", "accuracy", 0.9), ("regress", "pearson", 0.8), ("tokens", "f1", 0.7),
+        ("choice", "accuracy", 0.75), ("spans", "exact", 0.7), ("embed", "recall@1", 0.2),
     ],
 )  # fmt: skip
 def test_every_task_learns(tmp_path, task, metric, start):
-    fitted = classify.run(config(tmp_path, task, steps=80), tmp_path / "run")
+    made = config(tmp_path, task, 256, steps=80, **{"optim.lr": 3e-3, "optim.warmup": 8})
+    fitted = classify.run(made, tmp_path / "run")
     assert fitted.metrics[f"valid/{metric}"] >= start
     losses = [row["loss"] for row in log.read(tmp_path / "run") if "loss" in row]
     assert np.mean(losses[-4:]) < losses[0]

@@ -20,13 +20,13 @@ def set_(*given):
     return settings
 
 
-def refused(call, *words):
+def unsaid(call, *words) -> list:
+    """The words that a call's refusal lacks, each with the refusal, which takes one to three lines."""
     with pytest.raises((ValueError, FileNotFoundError)) as error:
         call()
     text = errors.message(error.value)
     assert 1 <= len(text.splitlines()) <= 3, text
-    for word in words:
-        assert word in text, text
+    return [(word, text) for word in words if word not in text]
 
 
 def test_shared_fields_have_defaults_and_types():
@@ -110,7 +110,7 @@ def test_an_override_has_the_field_s_type(given, field, value):
     ],
 )
 def test_a_mistaken_argument(given, words):
-    refused(lambda: set_(given), *words)
+    assert not unsaid(lambda: set_(given), *words)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_mistaken_argument(given, words):
 )
 def test_fields_that_contradict_each_other(changes, words):
     validate.validate(make())
-    refused(lambda: validate.validate(make(**changes)), *words)
+    assert not unsaid(lambda: validate.validate(make(**changes)), *words)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_fields_that_contradict_each_other(changes, words):
     ],
 )
 def test_a_config_file_s_own_mistakes(changes, words):
-    refused(lambda: make(**changes), *words)
+    assert not unsaid(lambda: make(**changes), *words)
 
 
 def test_files_and_variants(tmp_path, monkeypatch):
@@ -172,17 +172,17 @@ def test_files_and_variants(tmp_path, monkeypatch):
     )
     assert config.load(str(path)).name == "tiny"
     assert config.load(f"{path}:large").name == "large"
-    refused(lambda: config.load(f"{path}:larg"), "larg", '"large"', "tiny")
-    refused(lambda: config.load(str(tmp_path / "mien.py")), "mien.py", '"mine.py"')
-    refused(lambda: config.load("configs/gpt22.py"), "gpt22.py", '"gpt2.py"')
+    assert not unsaid(lambda: config.load(f"{path}:larg"), "larg", '"large"', "tiny")
+    assert not unsaid(lambda: config.load(str(tmp_path / "mien.py")), "mien.py", '"mine.py"')
+    assert not unsaid(lambda: config.load("configs/gpt22.py"), "gpt22.py", '"gpt2.py"')
     monkeypatch.chdir(tmp_path)
     assert config.load("configs/gpt2.py:tiny").model.family == "gpt2"
     path.write_text("def get_config(:\n")
-    refused(lambda: config.load(str(path)), "mine.py, line 1")
+    assert not unsaid(lambda: config.load(str(path)), "mine.py, line 1")
     path.write_text("x = 1\n")
-    refused(lambda: config.load(str(path)), "get_config")
+    assert not unsaid(lambda: config.load(str(path)), "get_config")
     path.write_text("def get_config(v=''):\n    return {}\n")
-    refused(lambda: config.load(str(path)), "dict", "ConfigDict")
+    assert not unsaid(lambda: config.load(str(path)), "dict", "ConfigDict")
 
 
 def test_phases_and_the_rest_of_the_run():

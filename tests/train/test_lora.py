@@ -74,6 +74,8 @@ def test_what_cannot_be_adapted_is_said(base):
         lora.init(jax.random.key(0), base, {**HOW, "whole": r"attn/q"})
     with pytest.raises(ValueError, match='did you mean "rank"'):
         lora.settings(ConfigDict({"lora": {"rnak": 3}}))
+    with pytest.raises(ValueError, match="config.lora.dropout: .*inputs cannot be dropped"):
+        lora.settings(ConfigDict({"lora": {"rank": 3, "dropout": 0.1}}))
     with pytest.raises(ValueError, match="config.init names none"):
         lora.base(ConfigDict({"init": {"checkpoint": "", "reference": ""}}), options())
     assert lora.settings(ConfigDict({}))["rank"] == 0

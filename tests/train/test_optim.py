@@ -10,6 +10,8 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
+from models.build import shapes
+from models.options import Options
 from train.core import config as configs
 from train.core import optim
 
@@ -58,11 +60,15 @@ def run(config, params, gradients, steps=3):
     return params, state
 
 
-def close(a, b, tolerance=2e-6):
+def differing(a, b, tolerance=2e-6) -> list:
+    """The paths at which two trees differ by more than a tolerance, each with the largest difference."""
     flat_a, flat_b = dict(optim._flat(a)), dict(optim._flat(b))
     assert flat_a.keys() == flat_b.keys()
-    for path, x in flat_a.items():
-        np.testing.assert_allclose(x, flat_b[path], rtol=tolerance, atol=tolerance, err_msg=path)
+    return [
+        (path, float(np.abs(x - flat_b[path]).max()))
+        for path, x in flat_a.items()
+        if not np.allclose(x, flat_b[path], rtol=tolerance, atol=tolerance)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +85,7 @@ def test_stacked_layers_get_the_updates_of_layers_apart(name, experts):
     one, _ = run(config, apart, [g for g, _ in gradients])
     two, _ = run(config, stacked, [g for _, g in gradients])
     # Newton-Schulz multiplies rounding differences of batched products
-    close(stack(one), two, 2e-4 if name == "muon" else 2e-5)
+    assert not differing(stack(one), two, 2e-4 if name == "muon" else 2e-5)
     moved = jnp.abs(two["blocks"]["mlp"]["up"]["kernel"] - stacked["blocks"]["mlp"]["up"]["kernel"])
     assert float(moved[:2].min(axis=(-1, -2)).max()) >= 0 and float(moved[0].max()) > 0
     assert float(moved[2].max()) == 0.0, "a frozen layer of a stacked array moved"
@@ -124,7 +130,7 @@ def test_each_name_is_optax_s_optimizer(name, reference):
     for gradient in gradients:
         change, state = reference.update(gradient, state, params)
         params = optax.apply_updates(params, change)
-    close(ours, params)
+    assert not differing(ours, params)
 
 
 def test_adafactor_is_optax_s_on_matrices_and_factors_attention_kernels():
@@ -138,7 +144,7 @@ def test_adafactor_is_optax_s_on_matrices_and_factors_attention_kernels():
     for _ in range(2):
         change, state = reference.update(gradient, state, expected)
         expected = optax.apply_updates(expected, change)
-    close(ours, expected)
+    assert not differing(ours, expected)
     transform, _ = optim.build(options(name="adafactor", b1=0.0), 10, trees()[0])
     sizes = [(p, x.size) for p, x in optim._flat(transform.init(trees()[0])) if "q/kernel" in p]
     assert sum(size for _, size in sizes) == L * (D + H * K + 1), sizes
@@ -253,3 +259,41 @@ def test_names_are_the_config_s():
         optim.build(options(schedule=name), 10, trees()[1])
     with pytest.raises(ValueError, match="adamw"):
         optim.build(options(name="adamm"), 10, trees()[0])
+
+
+def undecayed(name) -> tuple[set, set]:
+    """(parameters that decay leaves alone, the others) of a config's `:tiny`, layers apart.
+
+    Told by the updates themselves: without a gradient only decay moves a parameter.
+    """
+    settings = configs.complete(configs.load(f"configs/{name}.py:tiny"))
+    settings.optim.update(schedule="constant", warmup=0)
+    o = Options.of({**settings.model.to_dict(), "vocab": 8, "layers": 1, "scan": False})
+    params = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes(o))
+    zeros = jax.tree.map(np.zeros_like, params)
+    moved, _ = run(settings.optim, params, [zeros], 1)
+    still = {path for path, x in optim._flat(moved) if np.array_equal(x, np.ones_like(x))}
+    return still, {path for path, _ in optim._flat(params)} - still
+
+
+def test_bert_decays_all_but_biases_and_norms():
+    """As its authors' code: nothing named LayerNorm or bias is decayed; all three tables are."""
+    still, moved = undecayed("bert")
+    norms = ("embed/norm", "blocks/0/attn_norm", "blocks/0/mlp_norm", "head/norm")
+    projections = [
+        f"blocks/0/{n}" for n in ("attn/q", "attn/k", "attn/v", "attn/o", "mlp/up", "mlp/down")
+    ]
+    dense = [*projections, "head/dense", "pool", "score"]
+    assert still == {
+        *(f"{path}/{part}" for path in norms for part in ("scale", "bias")),
+        *(f"{path}/bias" for path in dense), "head/bias",
+    }  # fmt: skip
+    tables = [f"embed/{table}/embedding" for table in ("tokens", "positions", "types")]
+    assert moved == {*(f"{path}/kernel" for path in dense), *tables}
+
+
+@pytest.mark.parametrize("name", ["roberta", "albert", "longformer", "sentiment"])
+def test_every_encoder_decays_what_bert_does(name):
+    still, moved = undecayed(name)
+    assert all(path.endswith("/bias") or "norm/" in path for path in still)
+    assert all(path.endswith(("/kernel", "/embedding")) for path in moved)

@@ -6,8 +6,10 @@ The parameters that a run trains are `{"lora": {path: {"a": [in, r], "b": [r, ou
 subtrees that `whole` matches, which are trained as they are; everything else is the task's `frozen`.
 A kernel counts as the matrix that it is: q, k, v as D x HK, o as HK x D. a starts uniform in
 +-1/sqrt(in) and b at zero, as the reference library has it, so that a run starts from the frozen
-model. The sum is made once a step; the reference's dropout in front of `a` would need both products
-apart, and is not offered.
+model. The sum is made once a step, before anything is multiplied: the reference's `lora_dropout`, which
+drops the input of `a` for every token anew, would need x W and (x dropped) a b apart at every adapted
+projection. It is not offered, and `config.lora.dropout` is refused; the model's own rates
+(`model.drop_attn`, `drop_resid`, `drop_head`) act as in any other run.
 """
 
 import math
@@ -29,9 +31,14 @@ _OUTPUT, _INPUT = re.compile(r"(^|/)o/kernel$"), re.compile(r"(^|/)[qkv](_global
 
 
 def settings(config) -> dict:
-    """`config.lora` with its defaults; rank 0 is off. ValueError names an unknown field."""
+    """`config.lora` with its defaults; rank 0 is off. ValueError names a field that there is not."""
     given = dict(config.get("lora", {}))
     for name in given:
+        if name in ("dropout", "lora_dropout"):
+            raise ValueError(
+                f"config.lora.{name}: adapters are added to the weights, so that their inputs cannot be "
+                "dropped; expected rank, alpha, targets and whole alone (model.drop_* are dropout's rates)"
+            )
         if name not in DEFAULTS:
             raise ValueError(f"config.lora has no field {name!r}; {nearest(name, DEFAULTS)}")
     found = {**DEFAULTS, **given}

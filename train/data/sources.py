@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from train.data import embedded_sets
+from train.data import embedded_sets, extras
 
 EMBEDDED = embedded_sets.FOLDER
 NAMES = ("shakespeare", "kjv", "web", "kjv_web", *embedded_sets.VADER)
@@ -256,45 +256,14 @@ def _row(row, where, prefix, number):
 
 
 def _parquet(path, prefix=""):
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise ValueError(
-            f"{path}: Parquet needs the package pyarrow, which is missing: pip install pyarrow"
-        ) from error
-    try:
-        file = parquet.ParquetFile(path)
-        columns = [c for c in file.schema_arrow.names if c in (*TEXT_KEYS, *NAME_KEYS)]
-        number = 0
-        for batch in file.iter_batches(256, columns=columns):
-            for row in batch.to_pylist():
-                number += 1
-                yield _row(row, f"{path}, row {number}", prefix, number)
-    except (ArrowException, OSError) as error:
-        raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
+    for number, row in enumerate(extras.parquet(path, (*TEXT_KEYS, *NAME_KEYS)), 1):
+        yield _row(row, f"{path}, row {number}", prefix, number)
 
 
 def _hub(source):
-    """Streams a data set of the hub; offline, whatever the library has cached is used."""
-    name, *rest = source[4:].split(":")
-    config, split, column = (rest + ["", "", ""])[:3]
-    try:
-        import datasets
-    except ImportError as error:
-        raise ValueError(
-            f"{source}: a hub data set needs the extra hub: pip install -e '.[hub]'"
-        ) from error
-    try:
-        rows = datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
-        for number, row in enumerate(rows):
-            if column:
-                row = {**row, "text": row.get(column)}
-            yield _row(row, f"{source}, row {number}", "", number)
-    except ValueError:
-        raise
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ValueError(
-            f"{source} cannot be loaded ({type(error).__name__}: {reason}).\n"
-            "Offline? Download it elsewhere as JSONL or Parquet and give its path instead."
-        ) from error
+    """Streams a data set of the hub; a fourth part of the source names the column of the texts."""
+    column = (source.split(":")[4:] or [""])[0]
+    for number, row in enumerate(extras.hub(source, streaming=True)):
+        if column:
+            row = {**row, "text": row.get(column)}
+        yield _row(row, f"{source}, row {number}", "", number)

@@ -21,7 +21,7 @@ import lzma
 from pathlib import Path
 
 from train.core.errors import nearest
-from train.data import embedded_sets, sources
+from train.data import embedded_sets, extras, sources
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 CLEAR = 0.5  # |mean rating| above which a snippet counts as positive or negative
@@ -72,7 +72,8 @@ def read(source: str) -> Table:
     if source in embedded_sets.VADER:
         return _ratings(source)
     if source.startswith("hub:"):
-        return _hub(source)
+        rows = list(extras.hub(source))
+        return _named(source, rows, list(range(len(rows))))
     path = Path(source)
     if not path.is_file():
         known = ", ".join(embedded_sets.VADER)
@@ -82,7 +83,8 @@ def read(source: str) -> Table:
     if kind not in SUFFIXES:
         raise ValueError(f"{source}: {kind!r} is no kind of table; expected {', '.join(SUFFIXES)}")
     if kind == ".parquet":
-        table = _parquet(path)
+        rows = list(extras.parquet(path))
+        table = _named(str(path), rows, list(range(1, len(rows) + 1)))
     elif kind == ".json":
         table = _json(path)
     else:
@@ -184,41 +186,6 @@ def _questions(articles):
                         "answer_start": [answer["answer_start"] for answer in answers],
                     },
                 }
-
-
-def _parquet(path) -> Table:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise ValueError(
-            f"{path}: Parquet needs the package pyarrow, which is missing: pip install pyarrow"
-        ) from error
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except (ArrowException, OSError) as error:
-        raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
-    return _named(str(path), rows, list(range(1, len(rows) + 1)))
-
-
-def _hub(source) -> Table:
-    name, *rest = source[4:].split(":")
-    config, split = (rest + ["", ""])[:2]
-    try:
-        import datasets
-    except ImportError as error:
-        raise ValueError(
-            f"{source}: a hub data set needs the extra hub: pip install -e '.[hub]'"
-        ) from error
-    try:
-        found = datasets.load_dataset(name, config or None, split=split or "train")
-        rows = [dict(row) for row in found]
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ValueError(
-            f"{source} cannot be loaded ({type(error).__name__}: {reason}).\n"
-            "Offline? Download it elsewhere as JSONL or Parquet and give its path instead."
-        ) from error
-    return _named(source, rows, list(range(len(rows))))
 
 
 def _ratings(source) -> Table:
