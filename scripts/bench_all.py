@@ -33,7 +33,7 @@ MODULES = {"train": bench_train, "decode": bench_decode, "scaling": bench_scalin
            "linen": bench_linen}  # fmt: skip
 BOTH = "--against transformers nanogpt"
 PARTS = {
-    "train-12m": f"train --size 12m {BOTH} --rounds 7 --steps 2",
+    "train-12m": f"train --size 12m {BOTH} --rounds 5 --steps 4",
     "train-12m-wall": f"train --size 12m {BOTH} --rounds 7 --steps 2 --threads 2 --first",
     "train-12m-compile": f"train --size 12m {BOTH} --settings compile best-compile --rounds 5 --steps 2",
     "train-124m": f"train --size 124m {BOTH} --rounds 3",
@@ -41,11 +41,11 @@ PARTS = {
     "train-124m-compile": "train --size 124m --settings compile best-compile --rounds 2",
     "train-llama-12m": "train --family llama --size 12m --rounds 5 --steps 2",
     "train-llama-135m": "train --family llama --size smollm2-135m --rounds 2",
-    "bf16-12m": "train --size 12m --against none --dtype float32 bfloat16 --rounds 7 --steps 2",
-    "bf16-124m": "train --size 124m --against none --dtype float32 bfloat16 --rounds 4",
-    "decode": "decode --size 124m --rounds 5",
+    "bf16-12m": "train --size 12m --against none --dtype float32 bfloat16 --rounds 5 --steps 4",
+    "bf16-124m": "train --size 124m --against none --dtype float32 bfloat16 --rounds 3",
+    "decode": "decode --size 124m --rounds 3",
     "decode-wall": "decode --size 124m --rounds 5 --threads 2",
-    "linen": "linen --size 12m --rounds 11",
+    "linen": "linen --size 12m --rounds 7",
     "scaling": "scaling",
 }  # fmt: skip
 
