@@ -5,12 +5,16 @@ import jax
 import jax.numpy as jnp
 
 from models.gradients import product
+from models.initial import deviation
 from models.layers import ACTIVATIONS, Norm, Projection, drop, normal, site
 from models.options import Options
 
 
 class LanguageHead(nn.Module):
-    """Logits over the vocabulary in float32: x [...,D] -> [...,V], by the token table if tied."""
+    """Logits over the vocabulary in float32: x [...,D] -> [...,V], by the token table if tied.
+
+    `o.head_scale` divides x by sqrt(D) first, as T5 does with its table of deviation 1.
+    """
 
     o: Options
 
@@ -21,9 +25,13 @@ class LanguageHead(nn.Module):
         if o.tied:
             kernel, order = table, "vd"
         else:
-            kernel = self.param("kernel", normal(o.init_std), (o.width, o.vocab), jnp.float32)
+            kernel = self.param(
+                "kernel", normal(deviation(o, "head")), (o.width, o.vocab), jnp.float32
+            )
             order = "dv"
         x = x.astype(jnp.float32)
+        if o.head_scale:
+            x = x * o.width**-0.5
         logits = product(f"{lead}d,{order}->{lead}v", x, kernel, o.dtype)
         if o.head_bias:
             logits = logits + self.param("bias", nn.initializers.zeros_init(), (o.vocab,))
@@ -50,7 +58,9 @@ class ScoreHead(nn.Module):
         o = self.o
         pooled = jnp.take_along_axis(x, read[:, None, None], 1)[:, 0]
         pooled = drop(pooled, o.drop_head, key)
-        kernel = self.param("kernel", normal(o.init_std), (o.width, o.labels), jnp.float32)
+        kernel = self.param(
+            "kernel", normal(deviation(o, "score")), (o.width, o.labels), jnp.float32
+        )
         scores = jnp.einsum("bd,dc->bc", pooled.astype(o.dtype), kernel.astype(o.dtype))
         if o.score_bias:
             scores = scores + self.param("bias", nn.initializers.zeros_init(), (o.labels,))
@@ -72,13 +82,16 @@ class MaskedHead(nn.Module):
         o = self.o
         lead = "abc"[: x.ndim - 1]
         dense = Projection(
-            f"{lead}d,du->{lead}u", (o.width, o.thin), 1, o.init_std, o.dtype, name="dense"
-        )
+            f"{lead}d,du->{lead}u", (o.width, o.thin), 1, deviation(o, "dense"), o.dtype,
+            name="dense",
+        )  # fmt: skip
         x = Norm(o, name="norm")(ACTIVATIONS[o.head_act or o.act](dense(x)))
         if o.tied:
             kernel, order = table, "vu"
         else:
-            kernel = self.param("kernel", normal(o.init_std), (o.thin, o.vocab), jnp.float32)
+            kernel = self.param(
+                "kernel", normal(deviation(o, "head")), (o.thin, o.vocab), jnp.float32
+            )
             order = "uv"
         x = x.astype(jnp.float32)
         logits = product(f"{lead}u,{order}->{lead}v", x, kernel, o.dtype)
@@ -95,7 +108,7 @@ class Pooler(nn.Module):
         o = self.o
         state = drop(state, o.drop_head if o.drop_pool else 0.0, site(key, 1))
         lead = "abc"[: state.ndim - 1]
-        kernel = self.param("kernel", normal(o.init_std), (o.width, o.width), jnp.float32)
+        kernel = self.param("kernel", normal(deviation(o, "pool")), (o.width, o.width), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (o.width,), jnp.float32)
         state = product(f"{lead}d,de->{lead}e", state, kernel, o.dtype) + bias.astype(state.dtype)
         return ACTIVATIONS[o.pool_act](state)
@@ -111,7 +124,9 @@ class Scores(nn.Module):
         o = self.o
         state = drop(state, o.drop_head, site(key, 2)).astype(jnp.float32)
         lead = "abc"[: state.ndim - 1]
-        kernel = self.param("kernel", normal(o.init_std), (o.width, o.outputs), jnp.float32)
+        kernel = self.param(
+            "kernel", normal(deviation(o, "score")), (o.width, o.outputs), jnp.float32
+        )
         bias = self.param("bias", nn.initializers.zeros_init(), (o.outputs,), jnp.float32)
         return product(f"{lead}d,dc->{lead}c", state, kernel, o.dtype) + bias
 

@@ -25,9 +25,8 @@ TASKS = {
 
 def _modules(o: Options) -> dict:
     """{our path: (line, their module)} of every array that stands alone in one of their tensors."""
-    bare = "" if o.head in ("none", "embed") else None
-    found = {}
-    for line in lines(TABLES[describe.kind(o)], o, bare):
+    table, found = TABLES[describe.kind(o)], {}
+    for line in lines(table, o, table.before(o)):
         if len(line.ours) == len(line.theirs) == 1:
             found[line.ours[0]] = line, line.theirs[0].rpartition(".")[0]
     return found
