@@ -26,8 +26,8 @@ def check(o):
             raise ValueError(f"model.{name} is {value}; expected 0 or more")
         if value and o.kind != "encdec":
             raise ValueError(f"model.{name}={value} needs model.kind='encdec', not {o.kind!r}")
-    if o.positions == "relative" and (o.buckets < 4 or o.buckets % 2):
-        raise ValueError(f"model.buckets is {o.buckets}; expected an even number of at least 4")
+    if o.positions == "relative" and o.buckets < 4:
+        raise ValueError(f"model.buckets is {o.buckets}; expected at least 4")
     if o.positions == "relative" and o.distance <= o.buckets // 2:
         raise ValueError(
             f"model.distance={o.distance} must exceed half of model.buckets={o.buckets}"
