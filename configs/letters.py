@@ -21,7 +21,7 @@ def get_config(variant="tiny"):
         dict(
             loop="seq2seq",
             seed=0,
-            steps=1000,
+            steps=1500,
             batch=100,
             length=16,
             smoothing=0.0,
@@ -40,7 +40,7 @@ def get_config(variant="tiny"):
                 tokenizer="char",
                 tokens=1024,
             ),
-            optim=dict(name="adamw", lr=2e-3, schedule="cosine", warmup=100, end=0.01, b2=0.98),
+            optim=dict(name="adamw", lr=2e-3, schedule="cosine", warmup=100, end=0.0, b2=0.98),
             decode=dict(beams=1, alpha=0.6, rule="gnmt", limit=0),
             checkpoint=dict(keep=1),
             log=dict(every=50),

@@ -185,7 +185,7 @@ def _flops(o: Options, batch) -> float:
 
 def _show(config, o, tokenizer, held, variables):
     """A few sources, what is written for them, and the references, to read."""
-    part = held.get("test", held["heldout"])
+    part = held.get("test") or held["heldout"]
     how = _how(config)
     if "references" not in part or how["limit"] < 0:
         return

@@ -80,7 +80,8 @@ def convert(c: Mapping, files: tensors.Tensors) -> tuple:
     """(options, params) of a parsed config.json and its tensors."""
     o = config.read(c, files)
     if max(o.layers, o.encoder_layers) > max(1000, len(files)):
-        raise ValueError(f"config.json says {o.layers:,} layers; there are {len(files):,} tensors")
+        deep = max(o.layers, o.encoder_layers)
+        raise ValueError(f"config.json says {deep:,} layers; there are {len(files):,} tensors")
     table = TABLES[c["model_type"]]
     prefix = table.prefix if any(name.startswith(table.prefix) for name in files) else ""
     o, skip, alias = _tie(o, table, _embedding(table, o, prefix), files)
