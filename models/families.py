@@ -86,8 +86,8 @@ TRANSFORMER = dict(
 T5 = dict(
     kind="encdec", vocab=32128, context=512, norm="rms", norm_eps=1e-6, act="relu",
     positions="relative", q_bias=False, k_bias=False, v_bias=False, o_bias=False, mlp_bias=False,
-    cross=True, score_scale="none", head_scale=True, pooler=True, drop_pool=True, init="mesh", init_std=1.0, drop_embed=0.1,
-    drop_attn=0.1, drop_resid=0.1, drop_act=0.1, drop_final=0.1,
+    cross=True, score_scale="none", head_scale=True, pooler=True, drop_pool=True,
+    init="mesh", init_std=1.0, drop_embed=0.1, drop_attn=0.1, drop_resid=0.1, drop_act=0.1, drop_final=0.1,
 )  # fmt: skip
 T51 = {**T5, "act": "gelu_tanh", "gated": True, "tied": False, "head_scale": False}
 

@@ -221,9 +221,9 @@ def _whole(step, params, tokens, mask, keys, s, source=None):
 
 
 @functools.partial(jax.jit, static_argnames=("step", "s"))
-def first(step, params, tokens, mask, keys, s):
+def first(step, params, tokens, mask, keys, s, source=None):
     """`start`, compiled, with a fresh cache: for callers that look at each step."""
-    cache = step.cache(tokens.shape[0], tokens.shape[1] + s.max_new_tokens)
+    cache = step.cache(tokens.shape[0], tokens.shape[1] + s.max_new_tokens, params, source)
     return start(step, params, cache, tokens, mask, keys, s)
 
 
@@ -252,17 +252,9 @@ def generate(
     `key`. Stop strings need text: see `models.streaming.generate`. ValueError for prompts that do
     not fit the model's context.
     """
-    s, source = settings or Settings(), None
+    s = settings or Settings()
     if s.stop:
         raise ValueError("stop strings need text; use models.streaming.generate")
-    if model.o.kind == "encdec":
-        source = prompts.source(model.o, tokens, mask)
-        rows = len(source["tokens"])
-        tokens, mask = np.full((rows, 1), model.o.start) if prompt is None else prompt, None
-        if len(tokens) != rows:
-            raise ValueError(f"prompt has {len(tokens)} rows, the source {rows}")
-    elif prompt is not None:
-        raise ValueError("prompt is for encoder-decoders; a decoder's prompts are its tokens")
-    tokens, mask = prompts.check(model.o, tokens, mask, s)
+    tokens, mask, source = prompts.given(model.o, tokens, mask, s, prompt)
     keys = prompts.row_keys(len(tokens), s, seeds, key)
     return _whole(Step(model), variables, tokens, mask, keys, s, source)

@@ -75,6 +75,24 @@ def check(o, tokens, mask, s: Settings):
     return np.where(inside, tokens, s.fill).astype(np.int32), mask
 
 
+def given(o, tokens, mask, s: Settings, prompt=None) -> tuple:
+    """(prompts, their mask, source or None), checked: what generation starts from.
+
+    To an encoder-decoder `tokens` and `mask` are the source, and `prompt` [B,T] is how each target
+    begins, by default with `o.start`.
+    """
+    if o.kind != "encdec":
+        if prompt is not None:
+            raise ValueError("prompt is for encoder-decoders; a decoder's prompts are its tokens")
+        return *check(o, tokens, mask, s), None
+    read = source(o, tokens, mask)
+    rows = len(read["tokens"])
+    prompt = np.full((rows, 1), o.start) if prompt is None else np.asarray(prompt)
+    if len(prompt) != rows:
+        raise ValueError(f"prompt has {len(prompt)} rows, the source {rows}")
+    return *check(o, prompt, None, s), read
+
+
 def source(o, tokens, mask=None) -> dict:
     """The source of an encoder-decoder as {"tokens", "mask"} [B,S], or a ValueError about it."""
     tokens, vocab = np.asarray(tokens), o.encoder_vocab or o.vocab

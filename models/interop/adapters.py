@@ -55,7 +55,7 @@ def write(folder, o: Options, trained: Mapping, rank: int, alpha: float, base: s
             theirs[f"{STEM}{module}.lora_B.weight"] = np.ascontiguousarray(np.asarray(x).T)
     config = {
         "peft_type": "LORA",
-        "task_type": TASKS.get(o.head),
+        "task_type": "SEQ_2_SEQ_LM" if o.kind == "encdec" else TASKS.get(o.head),
         "base_model_name_or_path": base,
         "r": rank,
         "lora_alpha": alpha,

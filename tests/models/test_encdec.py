@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import beam, cache, families, positions, sides, transformer
+from models import beam, cache, families, positions, sides, streaming, transformer
 from models import generate as generation
 from models.build import build, example
 from models.options import Options
@@ -329,6 +329,22 @@ def test_sources_that_cannot_be_read_are_refused(tokens, prompt, words):
     _, module, variables = model("bart")
     with pytest.raises(ValueError, match=words):
         generation.generate(module, variables, tokens, prompt=prompt)
+
+
+def test_streamed_is_generated_and_a_prompt_begins_the_target():
+    o, module, variables = model("bart")
+    s, prompt = Settings(max_new_tokens=4), ids(2, 2, 5)
+    whole = generation.generate(module, variables, ids(), settings=s, prompt=prompt)
+    letters = lambda row: "".join(chr(97 + int(t) % 26) for t in row)
+    pieces = streaming.stream(module, variables, ids(), settings=s, decode=letters, prompt=prompt)
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as ended:
+            streamed = ended.value
+            break
+    assert np.array_equal(streamed.sequences, whole.sequences)
+    assert np.array_equal(whole.sequences[:, :2], prompt) and whole.prompt == 2
 
 
 def test_classifying_heads_read_the_last_real_token_and_every_token():

@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from models import families
-from models.build import build
+from models.build import build, shapes
 from models.interop import tensors
 from models.options import Options
 from tests.train.test_lm import agree
@@ -78,6 +78,19 @@ def test_accumulated_is_the_large_batch(plain):
 
 def test_meshes_agree(plain):
     assert agree(plain, gradients(options(), sizes=(2, 2, 2)))
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_every_parameter_has_its_place_on_a_mesh(family):
+    o = Options.of({**families.row(family, ""), **SIZE, "head_size": 8})
+    where = shard.mesh({"data": 1, "fsdp": 2, "tensor": 2})
+    placed = forms.flat(shard.params(shapes(o), where))
+    spec = lambda name: placed[name].spec
+    assert spec("encoder/blocks/0/attn/q/kernel") == ("fsdp", "tensor", None)
+    assert spec("decoder/blocks/0/cross/o/kernel") == ("tensor", None, "fsdp")
+    assert spec("embed/tokens/embedding") == ("tensor", "fsdp")
+    if family == "t5":
+        assert spec("decoder/relative/embedding") == (None, "tensor")
 
 
 CONFIG = dict(
