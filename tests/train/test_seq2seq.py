@@ -85,7 +85,7 @@ def test_every_parameter_has_its_place_on_a_mesh(family):
     o = Options.of({**families.row(family, ""), **SIZE, "head_size": 8})
     where = shard.mesh({"data": 1, "fsdp": 2, "tensor": 2})
     placed = forms.flat(shard.params(shapes(o), where))
-    spec = lambda name: placed[name].spec
+    spec = lambda name: tuple(placed[name].spec)
     assert spec("encoder/blocks/0/attn/q/kernel") == ("fsdp", "tensor", None)
     assert spec("decoder/blocks/0/cross/o/kernel") == ("tensor", None, "fsdp")
     assert spec("embed/tokens/embedding") == ("tensor", "fsdp")
