@@ -107,6 +107,7 @@ class Body(nn.Module):
         with windows; `encoded` [B,S,D] and `encoded_mask` [B,S] for those with cross-attention,
         which a cache keeps from its first call on. With a cache the T tokens are written to its next
         slots; segments and a cache together are a ValueError, as are tokens beyond the context.
+        `table` [V,U] is the token table of a body that has none of its own.
         """
         o, tokens = self.o, batch["tokens"]
         self._check(batch, cache)
