@@ -99,9 +99,9 @@ def _open_pairs(config, o):
     truncate, parts = config.data.get("truncate", False), {}
     for part, sides_ in texts.items():
         parts[part], cut = pairs.encode(sides_, tokenizer, config.length, pad, o.start, truncate)
-        print(
-            f"{part} {len(parts[part]):,} pairs" + (f", {cut} texts cut" if cut else ""), flush=True
-        )
+        if jax.process_index() == 0:
+            note = f", {cut} texts cut" if cut else ""
+            print(f"{part} {len(parts[part]):,} pairs{note}", flush=True)
     rows, mesh = _slice(config), shard.mesh(config.mesh)
     unit = config.micro * mesh.shape["data"] * mesh.shape["fsdp"]
     stream = pairs.Stream(
@@ -161,7 +161,10 @@ def make_task(config, o: Options, tokenizer, stream, held) -> Task:
 
 
 def _evaluator(config, o, tokenizer, held):
-    """`run(variables)` on a part: its loss and, where it has references, what is written for it."""
+    """`run(variables)` on a part: its loss and, where it has references, what is written for it.
+
+    Several processes measure the loss alone: a search is one process's.
+    """
     mesh, how = shard.mesh(config.mesh), _how(config)
     if "references" not in held or jax.process_count() > 1:
         how["limit"] = -1
