@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from models import banded
 from models.gradients import product
-from models.layers import Projection, drop, residual_std, site
+from models.initial import deviation
+from models.layers import Projection, drop, site
 from models.masks import Mask
 from models.options import Options
 from models.placement import settle
@@ -132,8 +133,9 @@ class Attention(nn.Module):
     stacked one of all layers [L,B,S,G,K], which is written in place at `layer['index']`.
 
     Of kind "cross" it takes keys and values from `ctx['encoded']` [B,S,D] under
-    `ctx['encoded_mask']`; its memory is written then, and read where `encoded` is not given. A kind
-    that is a number is Longformer's two-sided window (`models.banded`).
+    `ctx['encoded_mask']`; its memory is written then, and read where `encoded` is not given. Of n
+    times as many rows as that has, n neighbours share one of its rows: the beams of a source. A
+    kind that is a number is Longformer's two-sided window (`models.banded`).
     """
 
     o: Options
@@ -143,8 +145,9 @@ class Attention(nn.Module):
     def __call__(self, x, layer, ctx, memory=None):
         o = self.o
         heads = lambda name, count, bias: Projection(
-            "btd,dhk->bthk", (o.width, count, o.size), 2 * bias, o.init_std, o.dtype, name=name
-        )
+            "btd,dhk->bthk", (o.width, count, o.size), 2 * bias, deviation(o, name[0]), o.dtype,
+            name=name,
+        )  # fmt: skip
         cross = self.kind == "cross"
         source = ctx.get("encoded") if cross else x
         q = heads("q", o.heads, o.q_bias)(x)
@@ -162,7 +165,7 @@ class Attention(nn.Module):
             out, weights = self._banded(x, (q, k, v), heads, layer, ctx)
         else:
             out, weights = self._attend(q, k, v, layer, ctx)
-        std = residual_std(o)
+        std = deviation(o, "o")
         shape = (o.heads, o.size, o.width)
         out_projection = Projection("bthk,hkd->btd", shape, int(o.o_bias), std, o.dtype, name="o")
         return out_projection(out), weights, memory
@@ -177,6 +180,11 @@ class Attention(nn.Module):
         key = site(layer.get("key"), 3 if cross else 0)
         dropped = key is not None and o.drop_attn > 0
         traced = not isinstance(scale, float)
+
+        if cross and len(q) != len(k):
+            shared = q.reshape(len(k), -1, *q.shape[2:])
+            out, weights = explicit(shared, k, v, mask, scale, None, o.drop_attn, key, o.dtype)
+            return out.reshape(q.shape), _by_row(weights, q.shape[1]) if maps else None
 
         def run(mask, q, k, v):
             form = choose(o, mask, q.shape[1], maps, dropped, traced)
@@ -212,6 +220,14 @@ class Attention(nn.Module):
             branches = [functools.partial(run, window) for window in o.variants()]
             return jax.lax.switch(layer["kind"], branches, *local)
         return run(self.kind, *local)
+
+
+def _by_row(weights, time: int):
+    """Weights [B,H,n*T,S] of rows that share keys as [B*n,H,T,S]."""
+    batch, heads, _, keys = weights.shape
+    return (
+        weights.reshape(batch, heads, -1, time, keys).swapaxes(1, 2).reshape(-1, heads, time, keys)
+    )
 
 
 def _recall(memory, layer):

@@ -1,10 +1,11 @@
 """Beam search with the semantics of the reference library (transformers 5, `_beam_search`).
 
 Of max(2, EOS ids + 1) * beams candidates only the first `beams` may finish; the others keep the
-search going. A finished beam scores sum(log p) / (generated tokens, EOS included) ** length_penalty,
-so that penalties above 0 favour long ones. `early_stopping` True stops a row at `beams` finished
-ones; False stops when the best running beam, at its present length, cannot beat the worst finished
-one (a heuristic); "never" asks the same of the longest possible length if length_penalty > 0.
+search going. A finished beam scores sum(log p) / (generated tokens, EOS included) ** length_penalty
+(or by GNMT's rule, see `models.settings`), so that penalties above 0 favour long ones.
+`early_stopping` True stops a row at `beams` finished ones; False stops when the best running beam,
+at its present length, cannot beat the worst finished one (a heuristic); "never" asks the same of
+the longest possible length if length_penalty > 0.
 Penalties and bans act on log-probabilities here, on logits elsewhere, as in the reference; which also
 fills what follows EOS with the first EOS where `pad` is 0.
 """
@@ -171,8 +172,10 @@ def _hopeful(before, running, ended, length, s):
 
 
 def _lengths(s):
-    """length ** length_penalty for every length up to the longest, rounded once."""
+    """What scores are divided by, for every length up to the longest, rounded once."""
     lengths = np.maximum(np.arange(s.max_new_tokens + 1, dtype=np.float64), 1)
+    if s.length_rule == "gnmt":
+        lengths = (5 + lengths) / 6
     return jnp.asarray(lengths**s.length_penalty, jnp.float32)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from models import cache as caches
 from models import positions as places
 from models import transformer
+from models.initial import deviation
 from models.layers import Norm, Projection, drop, normal, site
 from models.masks import Globals, Mask
 from models.options import Options
@@ -21,8 +22,8 @@ class Table(nn.Module):
     rows: int
 
     def setup(self):
-        shape = (self.rows, self.o.thin)
-        self.embedding = self.param("embedding", normal(self.o.init_std), shape, jnp.float32)
+        std, shape = deviation(self.o, "tokens"), (self.rows, self.o.thin)
+        self.embedding = self.param("embedding", normal(std), shape, jnp.float32)
 
 
 class Embed(nn.Module):
@@ -30,14 +31,16 @@ class Embed(nn.Module):
 
     Token, segment and position embeddings are added, normed and dropped (Devlin et al. 2018, section
     3), as far as the options have them; tables of another width U than the blocks' are followed by a
-    matrix [U,D] (Lan et al. 2019, section 3.1).
+    matrix [U,D] (Lan et al. 2019, section 3.1). With `shared` the token table is another module's.
     """
 
     o: Options
+    shared: bool = False
 
     def setup(self):
         o = self.o
-        self.tokens = Table(o, o.vocab)
+        if not self.shared:
+            self.tokens = Table(o, o.vocab)
         if o.token_types:
             self.types = Table(o, o.token_types)
         self.positions = places.Positions(o)
@@ -45,11 +48,11 @@ class Embed(nn.Module):
             self.norm = Norm(o)
         if o.embed_width:
             shape = (o.thin, o.width)
-            self.project = Projection("btu,ud->btd", shape, 1, o.init_std, o.dtype)
+            self.project = Projection("btu,ud->btd", shape, 1, deviation(o, "project"), o.dtype)
 
-    def __call__(self, tokens, positions, key=None, types=None):
+    def __call__(self, tokens, positions, key=None, types=None, table=None):
         o = self.o
-        table = self.tokens.embedding
+        table = self.tokens.embedding if table is None else table
         if o.drop_table:
             table = drop(table, o.drop_embed, site(key, 0))
         table = place(table, "tensor", None)
@@ -81,19 +84,22 @@ class Body(nn.Module):
     """A stack of blocks over token embeddings; the models add their heads.
 
     Dropout is on iff a `dropout` key is given. The collections `maps`, `hidden` and `stats` are made
-    only if asked for with `mutable`.
+    only if asked for with `mutable`. With `shared` the token table is given to `features`.
     """
 
     o: Options
+    shared: bool = False
 
     def setup(self):
         o = self.o
-        self.embed = Embed(o)
+        self.embed = Embed(o, self.shared)
         self.blocks = transformer.blocks(o)
+        if o.positions == "relative":
+            self.relative = places.Relative(o)
         if o.final_norm:
             self.norm = Norm(o)
 
-    def features(self, batch, cache=None):
+    def features(self, batch, cache=None, table=None):
         """Hidden states [B,T,D] after the final norm, and {'cache', 'router'} where they exist.
 
         batch: `tokens` [B,T] and optionally `mask` [B,T] (1 = real), `positions` [B,T], `segments`
@@ -101,6 +107,7 @@ class Body(nn.Module):
         with windows; `encoded` [B,S,D] and `encoded_mask` [B,S] for those with cross-attention,
         which a cache keeps from its first call on. With a cache the T tokens are written to its next
         slots; segments and a cache together are a ValueError, as are tokens beyond the context.
+        `table` [V,U] is the token table of a body that has none of its own.
         """
         o, tokens = self.o, batch["tokens"]
         self._check(batch, cache)
@@ -112,7 +119,7 @@ class Body(nn.Module):
             positions = places.count(o, tokens, real, batch.get("segments"), cache)
         key = self._key()
 
-        x, ctx = self.embed(tokens, positions, site(key, 0), batch.get("token_types"))
+        x, ctx = self.embed(tokens, positions, site(key, 0), batch.get("token_types"), table)
         ctx["real"] = real
         state = {"x": x}
         segments = batch.get("segments")
@@ -123,6 +130,9 @@ class Body(nn.Module):
             state.update({k: cache[k] for k in transformer.MEMORY if k in cache})
             start, cache = cache["index"], caches.write(cache, real, batch.get("encoded_mask"))
             ctx["mask"] = Mask(o.causal, 0, start, cache["valid"])
+        if o.positions == "relative":
+            keys = tokens.shape[1] if cache is None else cache["valid"].shape[1]
+            ctx["bias"] = self.relative(tokens.shape[1], keys, ctx["mask"].start)
         if o.cross:
             self._cross(batch, cache, ctx)
         if o.windows and ("global_mask" in batch or self.is_initializing()):
@@ -135,6 +145,7 @@ class Body(nn.Module):
         state, out = self.blocks(state, transformer.layers(o, site(key, 1)), ctx)
         self._report(x, out)
         x = self.norm(state["x"]) if o.final_norm else state["x"]
+        x = drop(x, o.drop_final, site(key, 2))
         given = {"router": out["router"]} if o.experts else {}
         if cache is not None:
             given["cache"] = {**cache, **{k: v for k, v in state.items() if k != "x"}}

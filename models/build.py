@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from models.decoder import Decoder
+from models.encdec import EncoderDecoder
 from models.encoder import Encoder
 from models.options import Options
 
-KINDS = {"decoder": Decoder, "encoder": Encoder}
+KINDS = {"decoder": Decoder, "encoder": Encoder, "encdec": EncoderDecoder}
 
 
 def build(o: Options) -> nn.Module:
@@ -22,7 +23,9 @@ def example(o: Options, batch: int = 1, time: int = 1) -> dict:
     """A batch of zeros [B,T] (choices: [B,1,T]) to initialise or to compile with."""
     shape = (batch, 1, time) if o.head == "choice" else (batch, time)
     out = {"tokens": jnp.zeros(shape, jnp.int32)}
-    if o.cross:
+    if o.kind == "encdec":
+        out["decoder_tokens"] = jnp.zeros(shape, jnp.int32)
+    elif o.cross:
         out["encoded"] = jnp.zeros((batch, time, o.width), jnp.float32)
     return out
 

@@ -47,6 +47,12 @@ def reorder(cache: dict, rows) -> dict:
     return {**cache, **new, **{name: cache[name][rows] for name in by_row if name in cache}}
 
 
+def among(cache: dict, rows) -> dict:
+    """`reorder` for the beams of each prompt, which share what cross-attention reads: that stays."""
+    shared = {name: cache[name] for name in ("cross_k", "cross_v", "cross_valid") if name in cache}
+    return {**reorder({k: v for k, v in cache.items() if k not in shared}, rows), **shared}
+
+
 def write(cache: dict, mask, encoded_mask=None) -> dict:
     """Marks the T slots that `mask` [B,T] fills as written; the layers write `k` and `v`.
 

@@ -1,11 +1,12 @@
 """The values that the named options of `models.options` may take."""
 
 CHOICES = {
-    "kind": ("decoder", "encoder"),
+    "kind": ("decoder", "encoder", "encdec"),
     "norm": ("layer", "rms"),
     "norm_place": ("pre", "post"),
     "act": ("gelu", "gelu_tanh", "relu", "silu", "tanh", "quick_gelu", "identity"),
-    "positions": ("learned", "sinusoidal", "rotary", "none"),
+    "positions": ("learned", "sinusoidal", "sinusoidal_halves", "rotary", "relative", "none"),
+    "init": ("normal", "xavier", "mesh"),
     "rope_scaling": ("none", "linear", "llama3"),
     "score_scale": ("sqrt", "none"),
     "head": (
@@ -24,5 +25,6 @@ CHOICES = {
 HEADS = {  # by the kind of model
     "decoder": ("lm", "classify", "double"),
     "encoder": CHOICES["head"][2:],
+    "encdec": ("lm", "none", "classify", "spans"),
 }
 POOLED = ("none", "pretrain", "pair", "classify", "choice")  # heads that read the pooler

@@ -27,14 +27,14 @@ class Encoder(Body):
         if o.head not in ("none", "masked", "embed"):
             self.score = Scores(o)
 
-    def features(self, batch, cache=None):
+    def features(self, batch, cache=None, table=None):
         """Hidden states [B,T,D], see `Body.features`; choices [B,N,T] are folded into rows."""
         if batch["tokens"].ndim == 3:
             rows = lambda a: a.reshape(-1, *a.shape[2:])
             batch = {k: rows(v) if k in FOLDED else v for k, v in batch.items()}
         if self.o.windows and self.o.head == "classify" and "global_mask" not in batch:
             batch = {**batch, "global_mask": self._first(batch)}
-        return super().features(batch, cache)
+        return super().features(batch, cache, table)
 
     def _first(self, batch):
         """Marks the token that is read to classify, [B,T]: it sees the whole row."""

@@ -19,6 +19,8 @@ from models import cache as caches
 from models.settings import Settings
 from models.transformer import unstack
 
+WAITING = ("encoded", "encoded_mask")  # what a cache holds of a source before the first step
+
 
 @flax.struct.dataclass
 class Generated:
@@ -62,16 +64,31 @@ class Generated:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """The step of a model whose whole memory is its cache."""
+    """The step of a model whose whole memory is its cache.
+
+    An encoder-decoder's source waits there, encoded, for the first step, which keeps its keys and
+    values for each layer.
+    """
 
     model: nn.Module
 
-    def cache(self, rows: int, slots: int):
-        """An empty cache in the type that the model computes in."""
-        return caches.init(self.model.o, rows, slots, jnp.dtype(self.model.o.dtype))
+    def cache(self, rows: int, slots: int, params=None, source=None):
+        """An empty cache in the type that the model computes in.
+
+        An encoder-decoder needs its parameters and the source, {"tokens", "mask"} [B,S].
+        """
+        o = self.model.o
+        if source is None:
+            return caches.init(o, rows, slots, jnp.dtype(o.dtype))
+        cache = caches.init(o, rows, slots, jnp.dtype(o.dtype), source["tokens"].shape[1])
+        encoded = self.model.apply(params, source, method="encode")
+        return {**cache, "encoded": encoded, "encoded_mask": source["mask"]}
 
     def __call__(self, params, tokens, mask, cache):
-        batch = {"tokens": tokens, "mask": mask}
+        side = "decoder_" if self.model.o.kind == "encdec" else ""
+        source = {name: cache[name] for name in WAITING if name in cache}
+        cache = {name: value for name, value in cache.items() if name not in WAITING}
+        batch = {f"{side}tokens": tokens, f"{side}mask": mask, **source}
         x, out = self.model.apply(params, batch, cache=cache, method="features")
         return self.model.apply(params, x[:, -1], method="logits"), out["cache"]
 
@@ -188,24 +205,25 @@ def finish(state: dict, prompt: int) -> Generated:
     )
 
 
-def decode(step, params, cache, tokens, mask, keys, s: Settings, reorder=caches.reorder):
+def decode(step, params, cache, tokens, mask, keys, s: Settings, reorder=None):
     """The whole of generation as a pure function: see `start` for the arguments."""
     if s.num_beams > 1:
-        return Generated(**beam.search(step, params, cache, tokens, mask, keys, s, reorder))
-    state = start(step, params, cache, tokens, mask, keys, s, reorder)
+        among = reorder or caches.among
+        return Generated(**beam.search(step, params, cache, tokens, mask, keys, s, among))
+    state = start(step, params, cache, tokens, mask, keys, s, reorder or caches.reorder)
     return finish(advance(step, params, state, tokens.shape[1], s), tokens.shape[1])
 
 
 @functools.partial(jax.jit, static_argnames=("step", "s"))
-def _whole(step, params, tokens, mask, keys, s):
-    cache = step.cache(tokens.shape[0], tokens.shape[1] + s.max_new_tokens)
+def _whole(step, params, tokens, mask, keys, s, source=None):
+    cache = step.cache(tokens.shape[0], tokens.shape[1] + s.max_new_tokens, params, source)
     return decode(step, params, cache, tokens, mask, keys, s)
 
 
 @functools.partial(jax.jit, static_argnames=("step", "s"))
-def first(step, params, tokens, mask, keys, s):
+def first(step, params, tokens, mask, keys, s, source=None):
     """`start`, compiled, with a fresh cache: for callers that look at each step."""
-    cache = step.cache(tokens.shape[0], tokens.shape[1] + s.max_new_tokens)
+    cache = step.cache(tokens.shape[0], tokens.shape[1] + s.max_new_tokens, params, source)
     return start(step, params, cache, tokens, mask, keys, s)
 
 
@@ -224,15 +242,19 @@ def apart(model, variables):
     return model.clone(o=model.o.replace(scan=False)), whole
 
 
-def generate(model, variables, tokens, mask=None, settings=None, seeds=None, key=None) -> Generated:
+def generate(
+    model, variables, tokens, mask=None, settings=None, seeds=None, key=None, prompt=None
+) -> Generated:
     """Generates from left-padded prompts: tokens and mask [B,T] (1 = real; default: all).
 
-    Sampling needs `seeds` (an integer per row) or a `key`. Stop strings need text: see
-    `models.streaming.generate`. ValueError for prompts that do not fit the model's context.
+    To an encoder-decoder they are the source [B,S], padded on any side; `prompt` [B,T] is how each
+    target begins, by default with `o.start` alone. Sampling needs `seeds` (an integer per row) or a
+    `key`. Stop strings need text: see `models.streaming.generate`. ValueError for prompts that do
+    not fit the model's context.
     """
     s = settings or Settings()
     if s.stop:
         raise ValueError("stop strings need text; use models.streaming.generate")
-    tokens, mask = prompts.check(model.o, tokens, mask, s)
+    tokens, mask, source = prompts.given(model.o, tokens, mask, s, prompt)
     keys = prompts.row_keys(len(tokens), s, seeds, key)
-    return _whole(Step(model), variables, tokens, mask, keys, s)
+    return _whole(Step(model), variables, tokens, mask, keys, s, source)

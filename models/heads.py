@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from models.gradients import product
+from models.initial import deviation
 from models.layers import ACTIVATIONS, Norm, Projection, drop, normal, site
 from models.options import Options
 
@@ -19,18 +20,23 @@ def vocabulary(head: nn.Module, x, table):
         kernel, order = table, "vu"
     else:
         shape = (x.shape[-1], o.vocab)
-        kernel, order = head.param("kernel", normal(o.init_std), shape, jnp.float32), "uv"
+        kernel, order = head.param("kernel", normal(deviation(o, "head")), shape, jnp.float32), "uv"
     return product(f"{lead}u,{order}->{lead}v", x.astype(jnp.float32), kernel, o.dtype)
 
 
 class LanguageHead(nn.Module):
-    """Logits over the vocabulary in float32: x [...,D] -> [...,V], by the token table if tied."""
+    """Logits over the vocabulary in float32: x [...,D] -> [...,V], by the token table if tied.
+
+    `o.head_scale` divides x by sqrt(D) first, as T5 does with its table of deviation 1.
+    """
 
     o: Options
 
     @nn.compact
     def __call__(self, x, table=None):
         o = self.o
+        if o.head_scale:
+            x = x.astype(jnp.float32) * o.width**-0.5
         logits = vocabulary(self, x, table)
         if o.head_bias:
             logits = logits + self.param("bias", nn.initializers.zeros_init(), (o.vocab,))
@@ -57,7 +63,9 @@ class ScoreHead(nn.Module):
         o = self.o
         pooled = jnp.take_along_axis(x, read[:, None, None], 1)[:, 0]
         pooled = drop(pooled, o.drop_head, key)
-        kernel = self.param("kernel", normal(o.init_std), (o.width, o.labels), jnp.float32)
+        kernel = self.param(
+            "kernel", normal(deviation(o, "score")), (o.width, o.labels), jnp.float32
+        )
         scores = jnp.einsum("bd,dc->bc", pooled.astype(o.dtype), kernel.astype(o.dtype))
         if o.score_bias:
             scores = scores + self.param("bias", nn.initializers.zeros_init(), (o.labels,))
@@ -79,8 +87,9 @@ class MaskedHead(nn.Module):
         o = self.o
         lead = "abc"[: x.ndim - 1]
         dense = Projection(
-            f"{lead}d,du->{lead}u", (o.width, o.thin), 1, o.init_std, o.dtype, name="dense"
-        )
+            f"{lead}d,du->{lead}u", (o.width, o.thin), 1, deviation(o, "dense"), o.dtype,
+            name="dense",
+        )  # fmt: skip
         x = Norm(o, name="norm")(ACTIVATIONS[o.head_act or o.act](dense(x)))
         logits = vocabulary(self, x, table)
         return logits + self.param("bias", nn.initializers.zeros_init(), (o.vocab,), jnp.float32)
@@ -96,7 +105,7 @@ class Pooler(nn.Module):
         o = self.o
         state = drop(state, o.drop_head if o.drop_pool else 0.0, site(key, 1))
         lead = "abc"[: state.ndim - 1]
-        kernel = self.param("kernel", normal(o.init_std), (o.width, o.width), jnp.float32)
+        kernel = self.param("kernel", normal(deviation(o, "pool")), (o.width, o.width), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (o.width,), jnp.float32)
         state = product(f"{lead}d,de->{lead}e", state, kernel, o.dtype) + bias.astype(state.dtype)
         return ACTIVATIONS[o.pool_act](state)
@@ -112,7 +121,9 @@ class Scores(nn.Module):
         o = self.o
         state = drop(state, o.drop_head, site(key, 2)).astype(jnp.float32)
         lead = "abc"[: state.ndim - 1]
-        kernel = self.param("kernel", normal(o.init_std), (o.width, o.outputs), jnp.float32)
+        kernel = self.param(
+            "kernel", normal(deviation(o, "score")), (o.width, o.outputs), jnp.float32
+        )
         bias = self.param("bias", nn.initializers.zeros_init(), (o.outputs,), jnp.float32)
         return product(f"{lead}d,dc->{lead}c", state, kernel, o.dtype) + bias
 

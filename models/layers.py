@@ -3,13 +3,12 @@
 Parameters are float32; matrix products run in `o.dtype`, norm statistics and the router in float32.
 """
 
-import math
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from models.gradients import add_bias, layer_norm, product, rms_norm
+from models.initial import deviation
 from models.options import Options
 
 ACTIVATIONS = {
@@ -26,11 +25,6 @@ ACTIVATIONS = {
 def normal(std: float):
     """N(0, std) as an initialiser; `std` is absolute, not scaled by a fan-in."""
     return nn.initializers.normal(std)
-
-
-def residual_std(o: Options) -> float:
-    """The deviation of projections into the residual stream: GPT-2's 1/sqrt(2L) if asked for."""
-    return o.init_std / math.sqrt(2 * o.layers) if o.init_residual else o.init_std
 
 
 def drop(x, rate: float, key):
@@ -88,20 +82,25 @@ class Norm(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """down(act(up(x))), or down(act(gate(x)) * up(x)) if gated (Shazeer 2020). x [B,T,D]."""
+    """down(act(up(x))), or down(act(gate(x)) * up(x)) if gated (Shazeer 2020). x [B,T,D].
+
+    With a `key`, what `down` reads is dropped at the rate `o.drop_act`.
+    """
 
     o: Options
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, key=None):
         o, d, f = self.o, self.o.width, self.o.hidden
         bias = int(o.mlp_bias)
-        inner = lambda name: Projection("btd,df->btf", (d, f), bias, o.init_std, o.dtype, name=name)
+        inner = lambda name: Projection(
+            "btd,df->btf", (d, f), bias, deviation(o, name), o.dtype, name=name
+        )
         h = inner("up")(x)
         act = ACTIVATIONS[o.act]
         h = act(inner("gate")(x)) * h if o.gated else act(h)
-        down = Projection("btf,fd->btd", (f, d), bias, residual_std(o), o.dtype, name="down")
-        return down(h)
+        down = Projection("btf,fd->btd", (f, d), bias, deviation(o, "down"), o.dtype, name="down")
+        return down(drop(h, o.drop_act, key))
 
 
 class Experts(nn.Module):
@@ -120,7 +119,9 @@ class Experts(nn.Module):
     def __call__(self, x, real):
         o, (batch, time, d) = self.o, x.shape
         e, f, k = o.experts, o.hidden, o.experts_per_token
-        router = Projection("btd,de->bte", (d, e), 0, o.init_std, "float32", name="router")
+        router = Projection(
+            "btd,de->bte", (d, e), 0, deviation(o, "router"), "float32", name="router"
+        )
         logits = router(x.astype(jnp.float32))
         probs = jax.nn.softmax(logits, -1)
         weights, chosen = jax.lax.top_k(probs, k)
@@ -130,13 +131,13 @@ class Experts(nn.Module):
         order = jnp.argsort(flat)
         sizes = jnp.bincount(flat, length=e).astype(jnp.int32)
         rows = x.reshape(-1, d)[order // k]
-        h = _Grouped((e, d, f), o.init_std, o.dtype, name="up")(rows, sizes)
+        h = _Grouped((e, d, f), deviation(o, "up"), o.dtype, name="up")(rows, sizes)
         if o.gated:
-            gate = _Grouped((e, d, f), o.init_std, o.dtype, name="gate")(rows, sizes)
+            gate = _Grouped((e, d, f), deviation(o, "gate"), o.dtype, name="gate")(rows, sizes)
             h = ACTIVATIONS[o.act](gate) * h
         else:
             h = ACTIVATIONS[o.act](h)
-        y = _Grouped((e, f, d), residual_std(o), o.dtype, name="down")(h, sizes)
+        y = _Grouped((e, f, d), deviation(o, "down"), o.dtype, name="down")(h, sizes)
         y = jnp.zeros_like(y).at[order].set(y).reshape(batch, time, k, d)
         y = jnp.einsum("btkd,btk->btd", y, weights.astype(y.dtype))
 

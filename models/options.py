@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 
+from models import sides
 from models.choices import CHOICES, HEADS, POOLED
 
 
@@ -33,6 +34,12 @@ class Options:
     kv_heads: int = 0  # 0: as many as heads
     head_size: int = 0  # 0: width / heads
     ff: int = 0  # 0: 4 * width
+    # an encoder-decoder: the sizes above are the decoder's
+    encoder_layers: int = 0  # 0: as the decoder, like the two below
+    encoder_heads: int = 0
+    encoder_ff: int = 0
+    encoder_vocab: int = 0  # of a token table that is the encoder's own; 0: one table for both
+    start: int = 0  # the token before a target's first
     # norms
     norm: str = "layer"
     norm_place: str = "pre"
@@ -54,6 +61,8 @@ class Options:
     rope_high: float = 4.0
     rope_original: int = 8192
     position_offset: int = 0  # rows of the learned table before position 0
+    buckets: int = 32  # of relative positions, for each head a bias (T5)
+    distance: int = 128  # from which on relative positions are one
     position_pad: int = -1  # this token has no position: they count the others; -1: the real ones
     # biases
     q_bias: bool = True
@@ -79,6 +88,7 @@ class Options:
     embed_scale: bool = False  # multiplies token embeddings by sqrt(width)
     tied: bool = True  # the language head is the token table
     head_bias: bool = False
+    head_scale: bool = False  # the head reads x / sqrt(width)
     head: str = "lm"
     head_act: str = ""  # of the masked-language head's transform; "": as `act`
     pooler: bool = False  # a dense layer on the pooled state, before the heads that read it
@@ -93,9 +103,12 @@ class Options:
     drop_attn: float = 0.0
     drop_resid: float = 0.0
     drop_head: float = 0.0
+    drop_act: float = 0.0  # inside the feed-forward layer
+    drop_final: float = 0.0  # after the final norm
     drop_pool: bool = False  # RoBERTa's classifier drops before its pooler, too
     # initialisation
-    init_std: float = 0.02
+    init: str = "normal"  # see `models.initial`
+    init_std: float = 0.02  # a factor, where init is not "normal"
     init_positions: float = 0.02
     init_residual: bool = False  # o and down: init_std / sqrt(2 * layers)
     # how it is computed
@@ -140,16 +153,17 @@ class Options:
                 f"model.experts_per_token={self.experts_per_token} must lie between 1 and "
                 f"model.experts={self.experts}"
             )
-        if self.positions in ("rotary", "sinusoidal"):
+        if self.positions in ("rotary", "sinusoidal", "sinusoidal_halves"):
             size = self.size if self.positions == "rotary" else self.width
             if size % 2:
                 raise ValueError(f"{self.positions} positions need an even size, not {size}")
+        sides.check(self)
         if self.head not in HEADS[self.kind]:
             known = ", ".join(HEADS[self.kind])
             raise ValueError(f"model.head is {self.head!r}; heads of a {self.kind} are {known}")
         if self.head in ("classify", "double", "tokens") and not self.labels:
             raise ValueError(f"model.head={self.head!r} needs model.labels of at least 1")
-        for name in ("drop_embed", "drop_attn", "drop_resid", "drop_head"):
+        for name in sides.RATES:
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"model.{name} is {getattr(self, name)}; expected 0 <= rate < 1")
 
@@ -228,7 +242,7 @@ class Options:
     @property
     def dropout(self) -> bool:
         """Whether training needs a `dropout` key."""
-        return max(self.drop_embed, self.drop_attn, self.drop_resid, self.drop_head) > 0
+        return max(getattr(self, name) for name in sides.RATES) > 0
 
     @property
     def thin(self) -> int:

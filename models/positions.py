@@ -2,7 +2,7 @@
 
 `Positions(o)(x, positions)` returns the embeddings with what this kind adds to them and the entries
 that attention reads from the shared context: `rotary` = (cos, sin) tables [B,T,K/2] in float32.
-A relative bias, T5's, would return `bias` [B or 1,H,T,S] there.
+A bias of scores by distance is made by `Relative`.
 """
 
 import math
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models.initial import deviation
 from models.layers import drop, normal
 from models.options import Options
 from models.placement import place
@@ -40,10 +41,16 @@ def count(o: Options, tokens, real, segments=None, cache=None):
     return jnp.where(counted, found, -1) if o.position_pad >= 0 else found
 
 
-def sinusoid(positions, width: int):
-    """Sines and cosines interleaved (Vaswani et al. 2017, section 3.5): [B,T] -> [B,T,width]."""
+def sinusoid(positions, width: int, halves: bool = False):
+    """Sines and cosines interleaved (Vaswani et al. 2017, section 3.5): [B,T] -> [B,T,width].
+
+    `halves` puts all sines before all cosines, as tensor2tensor and Marian do: another order of the
+    same numbers, which matters to weights that were trained with it.
+    """
     rates = np.exp(-math.log(10000.0) * np.arange(0, width, 2) / width).astype(np.float32)
     angles = positions[..., None].astype(jnp.float32) * rates
+    if halves:
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
     return jnp.stack([jnp.sin(angles), jnp.cos(angles)], -1).reshape(*positions.shape, width)
 
 
@@ -91,9 +98,64 @@ class Positions(nn.Module):
             if o.drop_table:
                 table = drop(table, o.drop_embed, key)
             return x + place(table, None, None).astype(x.dtype)[positions + o.position_offset], {}
-        if o.positions == "sinusoidal":
-            return x + sinusoid(positions, o.thin).astype(x.dtype), {}
+        if o.positions in ("sinusoidal", "sinusoidal_halves"):
+            halves = o.positions == "sinusoidal_halves"
+            return x + sinusoid(positions, o.thin, halves).astype(x.dtype), {}
         if o.positions == "rotary":
             angles = positions[..., None].astype(jnp.float32) * frequencies(o)
             return x, {"rotary": (jnp.cos(angles), jnp.sin(angles))}
         return x, {}
+
+
+def buckets(o: Options):
+    """The bucket of every distance from -o.distance to o.distance, int32 [2 * o.distance + 1].
+
+    Raffel et al. 2020, section 2.1: half of the buckets are one distance each, the others grow
+    logarithmically up to `o.distance`, and all that is farther shares the last. Looking both ways,
+    half of all are for keys after the query; a causal stack has none for those. The logarithm is
+    float32 and cut towards 0, as in the reference, whose edges that decides.
+    """
+    far = np.arange(-o.distance, o.distance + 1)
+    count = o.buckets if o.causal else o.buckets // 2
+    later = 0 if o.causal else (far > 0) * count
+    far = np.maximum(-far, 0) if o.causal else np.abs(far)
+    exact = count // 2
+    ratio = np.log(np.maximum(far, 1).astype(np.float32) / np.float32(exact))
+    ratio = ratio / np.float32(math.log(o.distance / exact)) * np.float32(count - exact)
+    wide = np.minimum(exact + ratio.astype(np.int64), count - 1)
+    return (later + np.where(far < exact, far, wide)).astype(np.int32)
+
+
+class Relative(nn.Module):
+    """A learned bias of scores for each head and bucket of distances (Raffel et al. 2020, section 2.1).
+
+    `(time, keys, start)` gives [1,H,T,S] in float32 for queries at slots start, start + 1, ... (no
+    start is 0); all layers of a stack add the same.
+    """
+
+    o: Options
+
+    @nn.compact
+    def __call__(self, time: int, keys: int, start=None):
+        o = self.o
+        std, shape = deviation(o, "relative"), (o.buckets, o.heads)
+        table = self.param("embedding", normal(std), shape, jnp.float32)
+        known, last = buckets(o), o.distance
+        if start is None:
+            distances = np.clip(np.arange(1 - time, keys), -last, last)
+            return _diagonals(table[known[distances + last]].T, time, keys)[None]
+        distances = jnp.arange(keys) - start - jnp.arange(time)[:, None]
+        index = jnp.asarray(known)[jnp.clip(distances, -last, last) + last]
+        return jnp.moveaxis(table[index], -1, 0)[None]
+
+
+def _diagonals(values, time: int, keys: int):
+    """[H,T,S] with values[:, s - t + T - 1] at (t, s), from values [H,T+S-1].
+
+    Rows of T + S values are read as rows of T + S - 1, so that each is the one above moved by one;
+    a gather of T * S entries would have a scatter for a gradient.
+    """
+    heads, length = values.shape
+    rows = jnp.broadcast_to(jnp.pad(values, ((0, 0), (0, 1)))[:, None], (heads, time, length + 1))
+    flat = rows.reshape(heads, -1)[:, : time * length]
+    return flat.reshape(heads, time, length)[:, :, time - 1 :]

@@ -66,10 +66,42 @@ def check(o, tokens, mask, s: Settings):
             f"a setting names token {max(named)}, outside the model's vocabulary of {o.vocab}"
         )
     longest = int(mask.sum(1).max())
-    if longest + s.max_new_tokens > o.context:
+    if longest + s.max_new_tokens > o.context and o.positions != "relative":
         raise ValueError(
             f"a prompt of {longest} tokens and {s.max_new_tokens} new ones exceed the model's "
             f"context of {o.context}; shorten the prompt or max_new_tokens"
         )
     inside = (tokens >= 0) & (tokens < o.vocab)
     return np.where(inside, tokens, s.fill).astype(np.int32), mask
+
+
+def given(o, tokens, mask, s: Settings, prompt=None) -> tuple:
+    """(prompts, their mask, source or None), checked: what generation starts from.
+
+    To an encoder-decoder `tokens` and `mask` are the source, and `prompt` [B,T] is how each target
+    begins, by default with `o.start`.
+    """
+    if o.kind != "encdec":
+        if prompt is not None:
+            raise ValueError("prompt is for encoder-decoders; a decoder's prompts are its tokens")
+        return *check(o, tokens, mask, s), None
+    read = source(o, tokens, mask)
+    rows = len(read["tokens"])
+    prompt = np.full((rows, 1), o.start) if prompt is None else np.asarray(prompt)
+    if len(prompt) != rows:
+        raise ValueError(f"prompt has {len(prompt)} rows, the source {rows}")
+    return *check(o, prompt, None, s), read
+
+
+def source(o, tokens, mask=None) -> dict:
+    """The source of an encoder-decoder as {"tokens", "mask"} [B,S], or a ValueError about it."""
+    tokens, vocab = np.asarray(tokens), o.encoder_vocab or o.vocab
+    mask = np.ones(tokens.shape, np.int32) if mask is None else np.asarray(mask).astype(np.int32)
+    if tokens.ndim != 2 or mask.shape != tokens.shape or not tokens.size:
+        raise ValueError(f"tokens {tokens.shape} and mask {mask.shape} must be the same [B,S]")
+    if not mask.any(1).all():
+        raise ValueError("a source is empty; give at least one token")
+    if tokens.min() < 0 or tokens.max() >= vocab:
+        wrong = int(tokens.max() if tokens.max() >= vocab else tokens.min())
+        raise ValueError(f"token {wrong} is outside the encoder's vocabulary of {vocab}")
+    return {"tokens": tokens.astype(np.int32), "mask": mask}

@@ -15,6 +15,8 @@ class Settings:
     `forced_last` fix the first and the last possible token. `scores` asks for the processed scores
     of every step, `top_log_probs` for that many of the model's largest log-probabilities. `pad_bans`
     lets n-grams and bad words see the ids of the prompt's padding, as the reference does.
+    A beam of n new tokens is divided by n ** length_penalty, the reference's rule "power", or by
+    ((5 + n) / 6) ** length_penalty, the rule "gnmt" of Wu et al. 2016, equation 14.
     """
 
     max_new_tokens: int = 128
@@ -41,6 +43,7 @@ class Settings:
     num_beams: int = 1
     num_return_sequences: int = 1
     length_penalty: float = 1.0
+    length_rule: str = "power"
     early_stopping: bool | str = False
     scores: bool = False
     top_log_probs: int = 0
@@ -67,6 +70,8 @@ class Settings:
             )
         if self.nucleus not in ("crossing", "within"):
             raise ValueError(f"nucleus is {self.nucleus!r}; expected 'crossing' or 'within'")
+        if self.length_rule not in ("power", "gnmt"):
+            raise ValueError(f"length_rule is {self.length_rule!r}; expected 'power' or 'gnmt'")
         if self.early_stopping not in (True, False, "never"):
             raise ValueError(
                 f"early_stopping is {self.early_stopping!r}; expected True, False or 'never'"

@@ -106,8 +106,9 @@ class _Row:
 
 
 def stream(
-    model, variables, tokens, mask=None, settings=None, decode=None, seeds=None, key=None, chunk=1
-):
+    model, variables, tokens, mask=None, settings=None, decode=None, seeds=None, key=None, chunk=1,
+    prompt=None,
+):  # fmt: skip
     """Generates like `generate.generate`, yielding a list of new pieces of text, one for each row,
     after every `chunk` tokens; the generator's return value is the `Generated`.
 
@@ -117,13 +118,13 @@ def stream(
     s = settings or Settings()
     if s.num_beams > 1:
         raise ValueError("beams cannot be streamed: they have no text until they end")
-    tokens, mask = prompts.check(model.o, tokens, mask, s)
+    tokens, mask, source = prompts.given(model.o, tokens, mask, s, prompt)
     keys = prompts.row_keys(len(tokens), s, seeds, key)
     core = dataclasses.replace(s, stop=())
     step, prompt = generation.Step(model), tokens.shape[1]
     said = [t[m.astype(bool)] for t, m in zip(tokens, mask, strict=True)]
     rows = [_Row(decode, ids, s) for ids in said for _ in range(s.num_return_sequences)]
-    state = generation.first(step, variables, tokens, mask, keys, core)
+    state = generation.first(step, variables, tokens, mask, keys, core, source)
     seen = 0
     while True:
         now = int(state["step"])
@@ -188,7 +189,8 @@ def generate(model, variables, tokens, mask=None, settings=None, decode=None, se
     texts = []
     for row, new in zip(np.asarray(out.sequences), out.new(), strict=True):
         number = len(texts) // s.num_return_sequences
-        real = slice(None) if mask is None else np.asarray(mask)[number].astype(bool)
+        whole = mask is None or model.o.kind == "encdec"
+        real = slice(None) if whole else np.asarray(mask)[number].astype(bool)
         reader = _Row(decode, row[: out.prompt][real], s)
         texts.append(reader.add(jax.device_get(new).tolist())[0] + reader.flush())
     return out, texts

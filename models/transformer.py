@@ -58,7 +58,7 @@ class Block(nn.Module):
             y, sums = Experts(o, name="mlp")(mlp_norm(x) if pre else x, ctx["real"])
             out["router"] = {k: v for k, v in sums.items() if k != "logits" or "stats" in ctx}
         else:
-            y = FeedForward(o, name="mlp")(mlp_norm(x) if pre else x)
+            y = FeedForward(o, name="mlp")(mlp_norm(x) if pre else x, site(key, 5))
         x = settle(x + drop(y, o.drop_resid, site(key, 2)))
         x = x if pre else mlp_norm(x)
         if "maps" in ctx:

@@ -18,19 +18,23 @@ import jax
 import numpy as np
 
 from models.interop import config, tensors
-from tests import parity_decoders, parity_encoders
+from tests import parity_decoders, parity_encdec, parity_encoders
 from tests.parity_cases import Case, Line, compare, compare_gradient, find
 from tests.parity_generation import generation
 
-PEERS = {name: side.Peer for side in (parity_decoders, parity_encoders) for name in side.TYPES}
+SIDES = (parity_decoders, parity_encoders, parity_encdec)
+PEERS = {name: side.Peer for side in SIDES for name in side.TYPES}
+PEERS.update(parity_encdec.OTHERS)
 
 
 def check(path: Path) -> Iterator[Line]:
     """The lines of one case."""
     case = Case(path)
     kind = case.config.get("model_type") if isinstance(case.config, dict) else None
+    if case.meta.get("kind", "hf") != "hf":
+        kind = f"{case.meta['kind']}/{case.meta.get('model_class')}"
     peer, fault = None, f"there is no family for model_type {kind!r}"
-    if case.meta.get("kind", "hf") == "hf" and kind in PEERS:
+    if kind in PEERS:
         peer, fault = attempt(lambda: PEERS[kind](path))
     for call in case.calls:
         yield from outputs(case, call, peer, fault)

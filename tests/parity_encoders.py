@@ -106,13 +106,7 @@ class Peer:
         labels = batch.get("labels")
         x, _ = model.apply(variables, given, method="features")
         if o.head == "spans" and "start_positions" in batch:
-            scores = model.apply(variables, x, given, method="scores")
-            time = scores.shape[1]
-            ends = [
-                jnp.clip(batch[f"{end}_positions"].reshape(-1), 0, time) for end in ("start", "end")
-            ]
-            ends = [jnp.where(end == time, -100, end) for end in ends]
-            return sum(cross_entropy(scores[..., i], end) for i, end in enumerate(ends)) / 2
+            return span_loss(model.apply(variables, x, given, method="scores"), batch)
         if labels is None or o.head in ("none", "embed"):
             return None
         if o.head in ("masked", "pretrain"):
@@ -166,3 +160,11 @@ class Peer:
         if self.o.head == "none" and any(name.startswith(prefix) for name in names):
             made = {prefix + name: array for name, array in made.items()}
         return made
+
+
+def span_loss(scores, batch):
+    """The mean of the cross-entropies of both ends; those beyond the row do not count."""
+    time = scores.shape[1]
+    ends = [jnp.clip(batch[f"{end}_positions"].reshape(-1), 0, time) for end in ("start", "end")]
+    ends = [jnp.where(end == time, -100, end) for end in ends]
+    return sum(cross_entropy(scores[..., i], end) for i, end in enumerate(ends)) / 2

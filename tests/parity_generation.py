@@ -16,7 +16,7 @@ SAME = {
 IDLE = {
     "do_sample", "use_cache", "temperature", "top_k", "top_p", "min_p", "typical_p",
     "epsilon_cutoff", "eta_cutoff", "bos_token_id", "return_dict_in_generate", "output_scores",
-    "output_logits", "num_beam_groups",
+    "output_logits", "num_beam_groups", "decoder_start_token_id",
 }  # fmt: skip
 
 
@@ -24,6 +24,9 @@ def settings(given: dict, config: dict, prompt: int) -> Settings:
     """Ours from the reference's keyword arguments; ValueError names one that is not supported."""
     if given.get("do_sample"):
         raise ValueError("do_sample: the peer's random numbers cannot be drawn again")
+    if config.get("is_encoder_decoder"):
+        forced = ("forced_bos_token_id", "forced_eos_token_id")
+        given = {**{name: config.get(name) for name in forced}, **given}
     made, eos = {}, given.get("eos_token_id", config.get("eos_token_id"))
     eos = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
     pad = given.get("pad_token_id", config.get("pad_token_id"))
@@ -55,13 +58,17 @@ def generation(peer, inputs: dict, given: dict) -> dict:
     """sequences, step_scores, margins (of the two best) and sequences_scores of one call."""
     tokens = np.asarray(inputs["input_ids"], np.int32)
     mask = np.asarray(inputs.get("attention_mask", np.ones_like(tokens))).astype(np.int32)
-    s = settings(given, peer.config, tokens.shape[1])
-    found = generate.generate(peer.model, peer.variables, tokens, mask, s)
+    prompt = None
+    if peer.o.kind == "encdec":
+        start = given.get("decoder_start_token_id", peer.o.start)
+        prompt = np.asarray(inputs.get("decoder_input_ids", np.full((len(tokens), 1), start)))
+    s = settings(given, peer.config, (tokens if prompt is None else prompt).shape[1])
+    found = generate.generate(peer.model, peer.variables, tokens, mask, s, prompt=prompt)
     out = {"sequences": found.cropped()}
     if s.num_beams > 1:
         out["sequences_scores"] = np.asarray(found.sequences_scores)
         return out
     scores = np.asarray(found.scores)[: int(found.steps)].transpose(1, 0, 2)
-    best = np.sort(scores, -1)
+    best = np.sort(np.maximum(scores, -1e30), -1)  # as the cases have it where all else is banned
     out.update(step_scores=scores, margins=best[..., -1] - best[..., -2])
     return out

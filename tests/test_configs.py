@@ -54,13 +54,21 @@ def test_a_variant_builds(case):
     transform, rate = optim.build(config.optim, config.steps, params)
     state = jax.eval_shape(transform.init, params)
     moments = sum(x.size for path, x in optim._flat(state) if "/mu/" in path)
-    assert moments == sum(x.size for x in jax.tree.leaves(params))
+    first = config.optim.name != "adafactor" or config.optim.b1
+    assert moments == (sum(x.size for x in jax.tree.leaves(params)) if first else 0)
     warm = [float(rate(step)) for step in (0, config.optim.warmup, config.steps)]
     assert 0 < warm[0] <= warm[1] == pytest.approx(config.optim.lr, rel=0.01)
-    assert warm[2] == pytest.approx(config.optim.lr * config.optim.end, rel=0.01, abs=1e-9)
+    end = config.optim.end
+    if config.optim.schedule == "inverse_root":
+        end = ((config.optim.decay_steps or config.optim.warmup) / config.steps) ** 0.5
+    assert warm[2] == pytest.approx(config.optim.lr * min(end, 1.0), rel=0.01, abs=1e-9)
     known = families.COUNTS.get((options.family, case.partition(":")[2]))
     if known:
-        body = params if options.kind == "decoder" else shapes(options.replace(head="none"))
+        body = (
+            params
+            if options.kind in ("decoder", "encdec")
+            else shapes(options.replace(head="none"))
+        )
         assert sum(x.size for x in jax.tree.leaves(body)) == known
 
 
@@ -77,7 +85,9 @@ def test_a_file_says_what_it_is(path):
 @pytest.mark.parametrize("case", [case for case in CASES if case.endswith(":tiny")])
 def test_tiny_needs_no_download_and_a_minute(case):
     config = load(case)
-    assert config.data.get("train", config.data.source) in ("shakespeare", "vader-movies")
+    assert config.data.get("train", config.data.source) in (
+        "shakespeare", "vader-movies", "kjv_web", "toy:reverse",
+    )  # fmt: skip
     params = shapes(Options.of(config.model.to_dict()))
     size = sum(x.size for path, x in optim._flat(params) if not path.startswith("embed/positions"))
     operations = 6 * size * config.batch * config.length * config.steps

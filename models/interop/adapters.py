@@ -30,9 +30,8 @@ TASKS = {
 
 def _modules(o: Options) -> dict:
     """{our path: (line, their module)} of every array that stands alone in one of their tensors."""
-    bare = "" if o.head in ("none", "embed") else None
-    found = {}
-    for line in lines(TABLES[describe.kind(o)], o, bare):
+    table, found = TABLES[describe.kind(o)], {}
+    for line in lines(table, o, table.before(o)):
         if len(line.ours) == len(line.theirs) == 1:
             found[line.ours[0]] = line, line.theirs[0].rpartition(".")[0]
     return found
@@ -61,7 +60,7 @@ def write(folder, o: Options, trained: Mapping, rank: int, alpha: float, base: s
             theirs[f"{STEM}{module}.lora_B.weight"] = np.ascontiguousarray(np.asarray(x).T)
     config = {
         "peft_type": "LORA",
-        "task_type": TASKS.get(o.head),
+        "task_type": "SEQ_2_SEQ_LM" if o.kind == "encdec" else TASKS.get(o.head),
         "base_model_name_or_path": base,
         "r": rank,
         "lora_alpha": alpha,

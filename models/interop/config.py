@@ -7,7 +7,7 @@ library's (a config.json may leave out what equals them).
 
 from collections.abc import Mapping
 
-from models.interop import encoders, rope
+from models.interop import encdecs, encoders, rope
 from models.interop.fields import act as act_of
 from models.interop.fields import get, labels, shortest
 from models.options import Options
@@ -79,6 +79,7 @@ FIELDS = {
         ("router_aux_loss_coef", "", "balance", 0.001),
     ),
     **encoders.FIELDS,
+    **encdecs.FIELDS,
 }
 # Fields that change the computation, with the only value that is supported.
 REFUSED = {
@@ -88,9 +89,10 @@ REFUSED = {
     "chunk_size_feed_forward": 0,
     "is_decoder": False,
 }
+ALLOWED = {**encoders.ALLOWED, **encdecs.ALLOWED}  # but not of these
 FAMILY = {
     "openai-gpt": "gpt1", "gpt2": "gpt2", "gpt_neo": "gpt3", "llama": "llama", "mistral": "llama",
-    "mixtral": "moe", **encoders.FAMILY,
+    "mixtral": "moe", **encoders.FAMILY, **encdecs.FAMILY,
 }  # fmt: skip
 
 
@@ -105,7 +107,7 @@ def read(c: Mapping, names=()) -> Options:
             f"config.json: model_type is {kind!r:.80}; supported are {', '.join(sorted(FIELDS))}"
         )
     for field, only in REFUSED.items():
-        if c.get(field) not in (None, only) and field not in encoders.ALLOWED.get(kind, ()):
+        if c.get(field) not in (None, only) and field not in ALLOWED.get(kind, ()):
             raise ValueError(f"config.json: {field} = {c[field]!r:.60} is not supported")
     o = {"family": FAMILY[kind]}
     for field, alias, ours, default in FIELDS[kind]:
@@ -113,12 +115,10 @@ def read(c: Mapping, names=()) -> Options:
         o[ours] = get(c, field if c.get(field) is not None else alias or field, default, wanted)
     o["init_positions"] = o["init_std"]
     o.update(_READ[kind](c, o))
-    head = encoders.read_head if kind in encoders.FIELDS else _read_head
-    o.update(head(c, names, o))
-    if o["layers"] * max(o.get("experts", 0), 1) > 20_000:
-        raise ValueError(
-            f"config.json: {o['layers']:,} layers are more than any file here can hold"
-        )
+    o.update(HEADS.get(kind, _read_head)(c, names, o))
+    count = o["layers"] * max(o.get("experts", 0), 1) + o.get("encoder_layers", 0)
+    if count > 20_000:
+        raise ValueError(f"config.json: {count:,} layers are more than any file here can hold")
     return Options.of(o)
 
 
@@ -194,7 +194,14 @@ def _read_llama(c, o):
 _READ = {
     "openai-gpt": _read_gpt1, "gpt2": _read_gpt2, "gpt_neo": _read_gpt_neo,
     "llama": _read_llama, "mistral": _read_llama, "mixtral": _read_llama, **encoders.READ,
+    **encdecs.READ,
 }  # fmt: skip
+
+
+HEADS = {
+    **dict.fromkeys(encoders.FIELDS, encoders.read_head),
+    **dict.fromkeys(encdecs.FIELDS, encdecs.read_head),
+}
 
 
 def _read_head(c, names, o):

@@ -7,25 +7,27 @@ express is an error that names the option, never a folder that computes somethin
 import dataclasses
 from collections.abc import Mapping
 
-from models.interop import config, encoders, fields, rope
+from models.interop import config, encdecs, encoders, fields, rope
 from models.options import Options
 
 _ACTS = {"gelu_tanh": "gelu_new", "identity": "linear"}
 _BODY = {
     "openai-gpt": "OpenAIGPT", "gpt2": "GPT2", "gpt_neo": "GPTNeo", "llama": "Llama",
-    "mistral": "Mistral", "mixtral": "Mixtral", **encoders.BODY,
+    "mistral": "Mistral", "mixtral": "Mixtral", **encoders.BODY, **encdecs.BODY,
 }  # fmt: skip
 # Options that the numbers of a trained model do not depend on.
 _FREE = {
     "family", "dtype", "remat", "scan", "attend", "drop_embed", "drop_table", "drop_attn",
     "drop_resid", "drop_head", "init_std", "init_positions", "init_residual", "balance",
-    "drop_pool", "global_slots",
+    "drop_pool", "global_slots", "drop_act", "drop_final", "init",
 }  # fmt: skip
 
 
 def kind(o: Options) -> str:
     """The reference model_type that serves these options. ValueError where there is none."""
     local = "local" in o.kinds()
+    if o.kind == "encdec" or o.positions == "relative":
+        return encdecs.kind(o)
     if o.kind == "encoder":
         return encoders.kind(o)
     if o.experts:
@@ -43,6 +45,10 @@ def write(o: Options, special: Mapping | None = None) -> dict:
     Raises ValueError naming an option that the reference's model_type cannot express.
     """
     name = kind(o)
+    if name not in _WRITE:
+        raise ValueError(
+            f"model.positions={o.positions!r} in an encoder-decoder: the reference has no such model"
+        )
     c = {"model_type": name, "architectures": [_BODY[name] + _head(o, name)], "dtype": "float32"}
     for field, _, ours, _ in config.FIELDS[name]:
         c[field] = getattr(o, ours)
@@ -71,6 +77,8 @@ def write(o: Options, special: Mapping | None = None) -> dict:
 
 
 def _head(o, name):
+    if name in encdecs.FIELDS:
+        return encdecs.architecture(o, name)
     if o.kind == "encoder":
         return encoders.architecture(o, name)
     if o.head == "classify":
@@ -104,6 +112,11 @@ def _canonical(o):
     elif o.rope_scaling != "llama3":
         idle += ["rope_low", "rope_high", "rope_original"]
         idle += ["rope_factor"] if o.rope_scaling == "none" else []
+    if o.positions != "relative":
+        idle += ["buckets", "distance"]
+    if o.kind == "encdec":
+        idle += encdecs.idle(o)
+        c.update(encdecs.sizes(o))
     if o.kind == "encoder":
         idle += encoders.idle(o)
         c["head"] = "none" if o.head == "embed" else o.head
@@ -168,5 +181,5 @@ def _mixtral(o):
 
 _WRITE = {
     "openai-gpt": _gpt1, "gpt2": _gpt2, "gpt_neo": _gpt_neo, "llama": _llama, "mistral": _llama,
-    "mixtral": _mixtral, **encoders.WRITE,
+    "mixtral": _mixtral, **encoders.WRITE, **encdecs.WRITE,
 }  # fmt: skip

@@ -79,11 +79,13 @@ def options(path) -> Options:
 def convert(c: Mapping, files: tensors.Tensors) -> tuple:
     """(options, params) of a parsed config.json and its tensors."""
     o = config.read(c, files)
-    if o.layers > max(1000, len(files)):
-        raise ValueError(f"config.json says {o.layers:,} layers; there are {len(files):,} tensors")
+    if max(o.layers, o.encoder_layers) > max(1000, len(files)):
+        deep = max(o.layers, o.encoder_layers)
+        raise ValueError(f"config.json says {deep:,} layers; there are {len(files):,} tensors")
     table = TABLES[c["model_type"]]
     prefix = table.prefix if any(name.startswith(table.prefix) for name in files) else ""
-    o, skip, alias = _tie(o, table, table.embedding.replace("@", prefix), files)
+    o, skip, alias = _tie(o, table, _embedding(table, o, prefix), files)
+    skip = (*skip, *_copies(table, o, prefix, files, alias))
     flat, used = {}, set(skip)
     for line in lines(table, o, prefix):
         theirs = [_found(alias.get(name, name), files) for name in line.theirs]
@@ -116,6 +118,32 @@ def _found(name, files):
         if name not in files and name.endswith(new) and name.removesuffix(new) + old in files:
             return name.removesuffix(new) + old
     return name
+
+
+def _embedding(table, o, prefix):
+    """Their name of the token table that the head may be tied to."""
+    own = "@decoder.embed_tokens.weight" if o.encoder_vocab else table.embedding
+    return own.replace("@", prefix)
+
+
+def _copies(table, o, prefix, files, alias):
+    """Names under which old files hold the token table of both stacks again, which must be equal.
+
+    A file with nothing but such a copy has its table there: then `alias` gets it.
+    """
+    if o.encoder_vocab:
+        return ()
+    embedding = table.embedding.replace("@", prefix)
+    found = [name for name in (c.replace("@", prefix) for c in table.copies) if name in files]
+    if found and alias.get(embedding, embedding) not in files:
+        alias[embedding] = found[0]
+    kept = alias.get(embedding, embedding)
+    for name in found:
+        if not np.array_equal(files[name], files[kept]):
+            raise ValueError(
+                f"{name!r:.80} differs from {kept!r:.80}, which the reference ties it to"
+            )
+    return tuple(name for name in found if name != kept)
 
 
 def _tie(o, table, embedding, files):
@@ -207,8 +235,8 @@ def rename(options: Options, params: Mapping) -> dict:
     if options.scan:
         params = transformer.unstack(params)
     flat, theirs, used = flatten(params), {}, set()
-    bare = "" if options.head in ("none", "embed") else None
-    for line in lines(TABLES[describe.kind(options)], options, bare):
+    table = TABLES[describe.kind(options)]
+    for line in lines(table, options, table.before(options)):
         for path in line.ours:
             if path not in flat:
                 raise ValueError(f"the parameters lack {path!r:.80}")

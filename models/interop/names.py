@@ -8,7 +8,7 @@ tensors. `@` is the prefix of their body module.
 import dataclasses
 from collections.abc import Callable
 
-from models.interop import names_encoders
+from models.interop import names_encdec, names_encoders
 from models.interop.rename import Row, Table, norms
 
 HEADS = (
@@ -202,4 +202,5 @@ TABLES = {  # by their model_type
     "mistral": LLAMA,
     "mixtral": MIXTRAL,
     **names_encoders.TABLES,
+    **names_encdec.TABLES,
 }

@@ -13,7 +13,7 @@ def _always(o):
     return True
 
 
-def _dense(ours: str, theirs: str, kernel: str, when=_always) -> tuple:
+def dense(ours: str, theirs: str, kernel: str, when=_always) -> tuple:
     """A Linear's two rows; the bias is ours as it is theirs."""
     (left, right), bias = kernel.split(" -> "), {"(H K)": "(H K) -> H K"}
     out = left.split(") ")[0] + ")" if left.startswith("(") else left.split()[0]
@@ -36,19 +36,19 @@ def _embeddings() -> tuple:
     )  # fmt: skip
 
 
-def _attention(ours: str, inner: str, names: tuple, out: str, end: str = "", when=_always) -> tuple:
+def attention(ours: str, inner: str, names: tuple, out: str, end: str = "", when=_always) -> tuple:
     rows = ()
     for name, theirs in zip("qkv", names, strict=True):
         path = f"{ours}/{name}{'_global' if end else ''}"
-        rows += _dense(path, f"{inner}{theirs}{end}", "(H K) D -> D H K", when)
-    return rows + (_dense(f"{ours}/o", out, "D (H K) -> H K D", when) if out else ())
+        rows += dense(path, f"{inner}{theirs}{end}", "(H K) D -> D H K", when)
+    return rows + (dense(f"{ours}/o", out, "D (H K) -> H K D", when) if out else ())
 
 
-def _masked(dense: str, norm: str, decoder: str, bias: str, twin: str = "") -> tuple:
+def _masked(transform: str, norm: str, decoder: str, bias: str, twin: str = "") -> tuple:
     """The masked-language head; untied, the reference keeps the bias twice and adds the twin."""
     has = lambda o: o.head in ("masked", "pretrain")
     return (
-        *_dense("head/dense", dense, "U D -> D U", has),
+        *dense("head/dense", transform, "U D -> D U", has),
         *norms("head/norm", norm, letter="U", when=has),
         Row("head/kernel", f"{decoder}.weight", "V U -> U V", lambda o: has(o) and not o.tied),
         Row("head/bias", bias, "V -> V", has),
@@ -59,20 +59,20 @@ def _masked(dense: str, norm: str, decoder: str, bias: str, twin: str = "") -> t
 def _scores(classify: str, pair: str = "") -> tuple:
     """The other heads: the tensor's name depends on what is scored."""
     labelled = lambda o: o.head in ("tokens", "choice")
-    rows = _dense("score", "classifier", "C D -> D C", labelled)
-    rows += _dense("score", classify, "C D -> D C", lambda o: o.head == "classify")
-    rows += _dense("score", "qa_outputs", "C D -> D C", lambda o: o.head == "spans")
+    rows = dense("score", "classifier", "C D -> D C", labelled)
+    rows += dense("score", classify, "C D -> D C", lambda o: o.head == "classify")
+    rows += dense("score", "qa_outputs", "C D -> D C", lambda o: o.head == "spans")
     if pair:
-        rows += _dense("score", pair, "C D -> D C", lambda o: o.head in ("pair", "pretrain"))
+        rows += dense("score", pair, "C D -> D C", lambda o: o.head in ("pair", "pretrain"))
     return rows
 
 
 _LAYER = "@encoder.layer.{i}"
 _QKV = ("query", "key", "value")
 _BLOCKS = (
-    *_attention("blocks/{i}/attn", f"{_LAYER}.attention.self.", _QKV, f"{_LAYER}.attention.output.dense"),
+    *attention("blocks/{i}/attn", f"{_LAYER}.attention.self.", _QKV, f"{_LAYER}.attention.output.dense"),
     *norms("blocks/{i}/attn_norm", f"{_LAYER}.attention.output.LayerNorm"),
-    *_attention(
+    *attention(
         "blocks/{i}/cross", f"{_LAYER}.crossattention.self.", _QKV,
         f"{_LAYER}.crossattention.output.dense", when=lambda o: o.cross,
     ),
@@ -80,8 +80,8 @@ _BLOCKS = (
         "blocks/{i}/cross_norm", f"{_LAYER}.crossattention.output.LayerNorm",
         when=lambda o: o.cross,
     ),
-    *_dense("blocks/{i}/mlp/up", f"{_LAYER}.intermediate.dense", "F D -> D F"),
-    *_dense("blocks/{i}/mlp/down", f"{_LAYER}.output.dense", "D F -> F D"),
+    *dense("blocks/{i}/mlp/up", f"{_LAYER}.intermediate.dense", "F D -> D F"),
+    *dense("blocks/{i}/mlp/down", f"{_LAYER}.output.dense", "D F -> F D"),
     *norms("blocks/{i}/mlp_norm", f"{_LAYER}.output.LayerNorm"),
 )  # fmt: skip
 
@@ -91,7 +91,7 @@ BERT = Table(
     rows=(
         *_embeddings(),
         *_BLOCKS,
-        *_dense("pool", "@pooler.dense", "M D -> D M", _pools),
+        *dense("pool", "@pooler.dense", "M D -> D M", _pools),
         *_masked(
             f"{_CLS}.transform.dense", f"{_CLS}.transform.LayerNorm", f"{_CLS}.decoder",
             f"{_CLS}.bias", f"{_CLS}.decoder.bias",
@@ -115,8 +115,8 @@ def _roberta(prefix: str, *more: Row) -> Table:
             *_embeddings(),
             *_BLOCKS,
             *more,
-            *_dense("pool", "@pooler.dense", "M D -> D M", lambda o: o.pools and not classifies(o)),
-            *_dense("pool", "classifier.dense", "M D -> D M", classifies),
+            *dense("pool", "@pooler.dense", "M D -> D M", lambda o: o.pools and not classifies(o)),
+            *dense("pool", "classifier.dense", "M D -> D M", classifies),
             *_masked(
                 "lm_head.dense",
                 "lm_head.layer_norm",
@@ -138,20 +138,20 @@ def _roberta(prefix: str, *more: Row) -> Table:
 ROBERTA = _roberta("roberta.")
 LONGFORMER = _roberta(
     "longformer.",
-    *_attention("blocks/{i}/attn", f"{_LAYER}.attention.self.", _QKV, "", "_global"),
+    *attention("blocks/{i}/attn", f"{_LAYER}.attention.self.", _QKV, "", "_global"),
 )
 
 _SHARED = "@encoder.albert_layer_groups.{g}.albert_layers.{j}"
 ALBERT = Table(
     rows=(
         *_embeddings(),
-        *_dense("embed/project", "@encoder.embedding_hidden_mapping_in", "D U -> U D"),
-        *_attention("blocks/{i}/attn", f"{_SHARED}.attention.", _QKV, f"{_SHARED}.attention.dense"),
+        *dense("embed/project", "@encoder.embedding_hidden_mapping_in", "D U -> U D"),
+        *attention("blocks/{i}/attn", f"{_SHARED}.attention.", _QKV, f"{_SHARED}.attention.dense"),
         *norms("blocks/{i}/attn_norm", f"{_SHARED}.attention.LayerNorm"),
-        *_dense("blocks/{i}/mlp/up", f"{_SHARED}.ffn", "F D -> D F"),
-        *_dense("blocks/{i}/mlp/down", f"{_SHARED}.ffn_output", "D F -> F D"),
+        *dense("blocks/{i}/mlp/up", f"{_SHARED}.ffn", "F D -> D F"),
+        *dense("blocks/{i}/mlp/down", f"{_SHARED}.ffn_output", "D F -> F D"),
         *norms("blocks/{i}/mlp_norm", f"{_SHARED}.full_layer_layer_norm"),
-        *_dense("pool", "@pooler", "M D -> D M", _pools),
+        *dense("pool", "@pooler", "M D -> D M", _pools),
         *_masked(
             "predictions.dense",
             "predictions.LayerNorm",
@@ -173,15 +173,15 @@ _DISTIL = "@transformer.layer.{i}"
 DISTILBERT = Table(
     rows=(
         *_embeddings(),
-        *_attention(
+        *attention(
             "blocks/{i}/attn", f"{_DISTIL}.attention.", ("q_lin", "k_lin", "v_lin"),
             f"{_DISTIL}.attention.out_lin",
         ),
         *norms("blocks/{i}/attn_norm", f"{_DISTIL}.sa_layer_norm"),
-        *_dense("blocks/{i}/mlp/up", f"{_DISTIL}.ffn.lin1", "F D -> D F"),
-        *_dense("blocks/{i}/mlp/down", f"{_DISTIL}.ffn.lin2", "D F -> F D"),
+        *dense("blocks/{i}/mlp/up", f"{_DISTIL}.ffn.lin1", "F D -> D F"),
+        *dense("blocks/{i}/mlp/down", f"{_DISTIL}.ffn.lin2", "D F -> F D"),
         *norms("blocks/{i}/mlp_norm", f"{_DISTIL}.output_layer_norm"),
-        *_dense("pool", "pre_classifier", "M D -> D M", _pools),
+        *dense("pool", "pre_classifier", "M D -> D M", _pools),
         *_masked("vocab_transform", "vocab_layer_norm", "vocab_projector", "vocab_projector.bias"),
         *_scores("classifier"),
     ),

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from models import sides
 from models.options import Options
 
 
@@ -48,6 +49,12 @@ class Table:
     head: str = "lm_head.weight"  # their language head where it is not tied
     bias: str = ""  # the bias of that head, where files may hold it twice,
     twin: str = ""  # and its other name
+    copies: tuple = ()  # other names under which a file may hold the token table once more
+    bare: tuple = ("none", "embed")  # heads whose files have no prefix
+
+    def before(self, o: Options) -> str:
+        """The prefix in the files of a model with these options."""
+        return "" if o.head in self.bare else self.prefix
 
 
 def letters(o: Options) -> dict:
@@ -55,6 +62,7 @@ def letters(o: Options) -> dict:
     return dict(
         D=o.width, H=o.heads, G=o.groups, K=o.size, F=o.hidden, V=o.vocab, E=o.experts,
         P=o.context + o.position_offset, C=o.outputs, U=o.thin, S=o.token_types, M=o.width,
+        R=o.buckets,
     )  # fmt: skip
 
 
@@ -107,10 +115,12 @@ class Line:
 
 def lines(table: Table, o: Options, prefix: str | None = None) -> list:
     """Every line of the table that a model with these options has; `@` becomes the prefix."""
-    prefix, known, found = table.prefix if prefix is None else prefix, letters(o), []
+    prefix, whole, found = table.prefix if prefix is None else prefix, o, []
     for row in table.rows:
-        if not row.when(o):
+        row, o = _side(row, whole)
+        if row is None or not row.when(whole):
             continue
+        known = letters(o)
         for i in range(len(set(o.order()))) if "{i}" in row.ours else (0,):
             group, inner = divmod(i, o.share_inner)
             name = row.theirs.replace("@", prefix).replace("{i}", str(i))
@@ -121,6 +131,18 @@ def lines(table: Table, o: Options, prefix: str | None = None) -> list:
             sizes = tuple({**known, "n": len(ours)}.items())
             found.append(Line(ours, theirs, row.pattern, sizes, apart))
     return found
+
+
+def _side(row: Row, o: Options) -> tuple:
+    """(row, options) where a table is for two stacks: rows of the encoder have the encoder's sizes.
+
+    An encoder alone has those rows without `encoder/` and none of the decoder's: (None, o).
+    """
+    if row.ours.startswith("encoder/") and o.kind == "encdec":
+        return row, sides.encoder(o)
+    if row.ours.startswith("encoder/"):
+        return dataclasses.replace(row, ours=row.ours.replace("encoder/", "")), o
+    return (None if row.ours.startswith("decoder/") and o.kind != "encdec" else row), o
 
 
 def nest(flat: Mapping) -> dict:

@@ -1,5 +1,6 @@
 """Beam search against the reference library, on Markov chains whose tables are the model."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -116,3 +117,21 @@ def test_compiled(early):
     got = run(table, [GOLDEN["inputs"]["start"]], of(name))
     assert got.cropped().tolist() == case["outputs"][name]["sequences"]
     np.testing.assert_allclose(got.sequences_scores, case["outputs"][name]["scores"], rtol=2e-6)
+
+
+def test_gnmt_s_rule_divides_by_its_own_lengths():
+    """The same search under both rules: scores are sums over n^a, or over ((5 + n) / 6)^a."""
+    table = np.log(
+        np.float32(GOLDEN["cases"]["length_penalty_and_early_stopping"]["transition_probs"])
+    )
+    base = Settings(
+        max_new_tokens=5, eos=(GOLDEN["inputs"]["eos"],), num_beams=3, num_return_sequences=3,
+        length_penalty=0.6, early_stopping="never",
+    )  # fmt: skip
+    for rule, lengths in (("power", lambda n: n), ("gnmt", lambda n: (5 + n) / 6)):
+        got = run(table, [GOLDEN["inputs"]["start"]], dataclasses.replace(base, length_rule=rule))
+        sums = np.asarray(got.log_probs).sum(1)
+        want = sums / lengths(np.asarray(got.lengths)) ** 0.6
+        np.testing.assert_allclose(got.sequences_scores, want, rtol=1e-5)
+    with pytest.raises(ValueError, match="length_rule is 'wu'"):
+        Settings(length_rule="wu")

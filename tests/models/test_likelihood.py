@@ -46,3 +46,14 @@ def test_the_whole_vocabulary_is_never_built():
     ).sum()
     text = jax.jit(jax.grad(run, (0, 1))).lower(table, x).as_text()
     assert "4x8x1000" in text and "4x64x1000" not in text
+
+
+def test_smoothed_labels_are_spread_over_the_vocabulary():
+    with jax.enable_x64(True):
+        logits = jax.random.normal(jax.random.key(0), (3, 7), jnp.float64) * 5
+        targets, weights = jnp.asarray([0, 6, 3]), jnp.asarray([1.0, -2, 3])
+        labels = 0.8 * jax.nn.one_hot(targets, 7) + 0.2 / 7
+        plain = lambda z: ((labels * jax.nn.log_softmax(z)).sum(-1) * weights).sum()
+        closed = lambda z: (pick(z, targets, 0.2) * weights).sum()
+        assert float(jnp.abs(plain(logits) - closed(logits))) < 1e-13
+        assert float(jnp.abs(jax.grad(plain)(logits) - jax.grad(closed)(logits)).max()) < 1e-14

@@ -194,10 +194,10 @@ def load_run(path, averaged: bool = True, scan: bool = False):
         raise ValueError(f"checkpoint {folder}: {error}") from None
     config.model.scan = scan
     arrays = len(forms.flat(inside(folder)))
-    if options.layers > max(DEPTH, arrays):  # before a model of absurd depth is traced
+    deep = max(options.layers, options.encoder_layers)
+    if deep > max(DEPTH, arrays):  # before a model of absurd depth is traced
         raise ValueError(
-            f"checkpoint {folder} holds {arrays} arrays; its config.json says {options.layers:,} "
-            "layers"
+            f"checkpoint {folder} holds {arrays} arrays; its config.json says {deep:,} layers"
         )
     params, extra = load_params(folder, averaged)
     if "lora" in params:

@@ -5,14 +5,16 @@ import jax.numpy as jnp
 from models.likelihood import token_log_probs
 
 
-def cross_entropy(head, x, targets, weights, total, chunk: int = 0):
+def cross_entropy(head, x, targets, weights, total, chunk: int = 0, smooth: float = 0.0):
     """(loss, {name: (sum, count)}): mean negative log-likelihood in nats per weighted target.
 
     head: hidden states [B,T,D] -> float32 logits; x: [B,T,D]; targets: int32 [B,T]; weights: [B,T],
-    0 leaves a target out; total: the sum of the weights of the whole global batch.
+    0 leaves a target out; total: the sum of the weights of the whole global batch. With `smooth`,
+    a share of each label that is spread over the vocabulary, the sum is named `smoothed`.
     """
-    summed = -jnp.sum(token_log_probs(head, x, targets, chunk) * weights)
-    return summed / total, {"nll": (summed, jnp.sum(weights))}
+    summed = -jnp.sum(token_log_probs(head, x, targets, chunk, smooth) * weights)
+    name = "smoothed" if smooth else "nll"
+    return summed / total, {name: (summed, jnp.sum(weights))}
 
 
 def balance(router: dict, experts: int):

@@ -26,6 +26,7 @@ BATCH_AXES = ROWS
 RULES = (
     (r"embed/tokens/embedding$", P("tensor", "fsdp")),
     (r"embed/(positions|types)/embedding$", P(None, "fsdp")),
+    (r"relative/embedding$", P(None, "tensor")),
     (r"embed/project/kernel$", P(None, "fsdp")),
     (r"embed/project/bias$", P(None)),
     (r"(attn|cross)/[qkv](_global)?/kernel$", P("fsdp", "tensor", None)),

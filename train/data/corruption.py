@@ -7,7 +7,7 @@ and each draws its 80/10/10 by itself.
 
 Everything is a function of its arguments and of a numpy generator that the caller makes from (seed,
 row): static masking hands in the same generator for a row in every epoch, dynamic masking (Liu et
-al. 2019, section 4.1) another one.
+al. 2019, section 4.1) another one. What encoder-decoders are trained on is in `train.data.denoising`.
 """
 
 import dataclasses

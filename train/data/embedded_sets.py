@@ -5,6 +5,7 @@
 
 import json
 import lzma
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,3 +69,25 @@ def bible(source: str) -> Iterator[tuple[str, str]]:
             for book, verses in books.items():
                 name = book if source == side else f"{side}/{book}"
                 yield name, "\n".join(verses) + "\n"
+
+
+TOYS = {
+    "copy": lambda text: text,
+    "reverse": lambda text: text[::-1],
+    "sort": lambda text: "".join(sorted(text)),
+}
+
+
+def letters(task: str, count: int = 20_000, held: int = 500) -> list[tuple[str, str, str]]:
+    """Returns (part, text, target): distinct rows of 1 to 12 letters a-p; the last ones are held out.
+
+    The target is the text, its reverse or its letters in order: what a decoder can only know from
+    the source. ValueError for another task.
+    """
+    if task not in TOYS:
+        raise ValueError(f"no toy task {task!r}; expected one of {', '.join(TOYS)}")
+    draw, seen = random.Random(0), {}
+    while len(seen) < count:
+        seen["".join(draw.choices("abcdefghijklmnop", k=draw.randint(1, 12)))] = None
+    parts = ["train"] * (count - held) + ["heldout"] * held
+    return [(part, text, TOYS[task](text)) for part, text in zip(parts, seen, strict=True)]

@@ -9,6 +9,8 @@
     hub:OWNER/NAME[:CONFIG[:SPLIT]]    needs the extra `hub`
     vader-movies, -tweets, -amazon     id, text, mean in [-4, 4], and label: "positive" or
                                        "negative" where |mean| > 0.5; other snippets are left out
+    kjv_web                            book, kjv, web: the verses of two English Bibles
+    toy:copy, toy:reverse, toy:sort    part ("train" or "heldout"), text, target: rows of letters
 
 Every value keeps the place that it came from, so that a mistake can be named.
 """
@@ -71,12 +73,14 @@ def read(source: str) -> Table:
     """The table that a source names; ValueError or FileNotFoundError say what is wrong with it."""
     if source in embedded_sets.VADER:
         return _ratings(source)
+    if source == "kjv_web" or source.startswith("toy:"):
+        return _pairs(source)
     if source.startswith("hub:"):
         rows = list(extras.hub(source))
         return _named(source, rows, list(range(len(rows))))
     path = Path(source)
     if not path.is_file():
-        known = ", ".join(embedded_sets.VADER)
+        known = ", ".join((*embedded_sets.VADER, "kjv_web"))
         raise FileNotFoundError(f"no table {source!r}: neither a file nor one of {known}")
     kinds = [suffix for suffix in path.suffixes if suffix not in sources.COMPRESSED]
     kind = kinds[-1] if kinds else ""
@@ -196,3 +200,12 @@ def _ratings(source) -> Table:
             rows.append({"id": key, "text": text, "mean": mean, "label": label})
             lines.append(number)
     return Table(source, ("id", "text", "mean", "label"), rows, lines)
+
+
+def _pairs(source) -> Table:
+    if source == "kjv_web":
+        names, found = ("book", "kjv", "web"), embedded_sets.verse_pairs()
+    else:
+        names, found = ("part", "text", "target"), embedded_sets.letters(source[4:])
+    rows = [dict(zip(names, values, strict=True)) for values in found]
+    return Table(source, names, rows, list(range(1, len(rows) + 1)))

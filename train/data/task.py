@@ -23,16 +23,17 @@ class Material:
     counts: dict
 
 
-def open_tokenizer(config, find) -> Tokenizer:
+def open_tokenizer(config, find, texts=None, encoder: bool = True) -> Tokenizer:
     """The tokenizer of `config.init`'s model, or the one that `config.data.tokenizer` names.
 
     "" takes the model's own; a kind such as "wordpiece:4096" is trained on the training texts.
-    find(path): the folder of our checkpoint there.
+    find(path): the folder of our checkpoint there. texts(): what it is trained on, by default the
+    training rows; with an `encoder`'s special tokens or end-of-text alone.
     """
     spec = get(config, "data.tokenizer", "")
     given, reference = get(config, "init.checkpoint", ""), get(config, "init.reference", "")
     if spec and spec != "init":
-        return tokenizers.named(spec, lambda: _training_texts(config), encoder=True)
+        return tokenizers.named(spec, texts or (lambda: _training_texts(config)), encoder)
     if given:
         return Tokenizer.load(Path(find(given)) / "tokenizer")
     if reference:

@@ -1,0 +1,72 @@
+"""T5 (Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text
+Transformer"): pre-training by span corruption.
+
+    python -m train --config=configs/t5.py:tiny --workdir=runs/t5
+    python -m train --config=configs/t5.py:base --workdir=runs/t5-base
+
+`:tiny`: two CPU cores, about a minute, embedded Shakespeare with a byte-pair vocabulary trained on
+it; no published number.
+`:small` to `:11b`, and `:1.1-small` to `:1.1-xxl`: accelerators that hold them. Put a token store of
+C4, written with T5's own vocabulary, at data/c4 first. Expected after fine-tuning, base and large:
+GLUE 82.7 and 86.4, SQuAD F1 92.08 and 93.79 (table 14).
+
+From the paper: 15 % of the tokens in spans of 3 on average, rows of 512 (568 before they are
+corrupted), batches of 128 for 2^19 steps (the baseline of section 3.1; the final models saw 2,048 for
+a million steps), Adafactor without momentum at 1 / sqrt(max(step, 10^4)), dropout 0.1. Version 1.1
+is trained on C4 alone and without dropout (the authors' code). Fine-tuning: rate 0.001, 2^18 steps.
+"""
+
+from ml_collections import ConfigDict
+
+from models import families
+
+VARIANTS = (
+    "tiny", "small", "base", "large", "3b", "11b", "1.1-small", "1.1-base", "1.1-large", "1.1-xl",
+    "1.1-xxl",
+)  # fmt: skip
+DRY = dict.fromkeys(("drop_embed", "drop_attn", "drop_resid", "drop_act", "drop_final"), 0.0)
+
+
+def get_config(variant="tiny"):
+    size = "small" if variant == "tiny" else variant
+    dropout = DRY if size.startswith("1.1") else {}
+    config = ConfigDict(
+        dict(
+            loop="seq2seq",
+            seed=0,
+            steps=2**19,
+            batch=128,
+            length=512,
+            smoothing=0.0,
+            model=families.row("t5", size, dtype="bfloat16", **dropout),
+            data=dict(
+                task="denoise",
+                source="data/c4",
+                tokenizer="store",
+                packing="noise",
+                noise=dict(kind="spans", rate=0.15, span=3.0),
+            ),
+            optim=dict(
+                name="adafactor",
+                lr=0.01,
+                schedule="inverse_root",
+                warmup=0,
+                decay_steps=10_000,
+                b1=0.0,
+            ),
+            eval=dict(every=5000, batches=64),
+            checkpoint=dict(every=5000, keep=3),
+            log=dict(every=100),
+        )
+    )
+    if variant == "tiny":
+        config.update(steps=300, batch=16, length=96)
+        config.model = families.row(
+            "t5", "small", vocab=1124, context=96, layers=2, width=128, heads=4, head_size=32, ff=512,
+            **DRY,
+        )  # fmt: skip
+        config.data.update(source="shakespeare", tokenizer="bpe:1024")
+        config.eval.update(every=150, batches=8)
+        config.checkpoint.update(every=150, keep=1)
+        config.log.every = 10
+    return config

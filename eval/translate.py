@@ -1,0 +1,101 @@
+"""What an encoder-decoder writes: searched for by beams and held against the references.
+
+Translations, summaries and answers alike: `loss` and `perplexity` of the references, then BLEU,
+chrF, ROUGE and exact match of what the search finds.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eval import overlap
+from models.generate import apart, generate
+from models.likelihood import token_log_probs
+from models.settings import Settings
+
+EXTRA = 50  # a target is at most so much longer than its source (Vaswani et al. 2017, section 6.1)
+
+
+def settings(o, beams: int, alpha: float, rule: str, source: int, eos: tuple) -> Settings:
+    """The paper's search: `beams`, length penalty alpha, at most source + 50 new tokens."""
+    room = (
+        o.context - 1 if o.positions in ("learned", "sinusoidal", "sinusoidal_halves") else 1 << 20
+    )
+    return Settings(
+        max_new_tokens=min(source + EXTRA, room), eos=eos, num_beams=beams, length_penalty=alpha,
+        length_rule=rule, early_stopping="never",
+    )  # fmt: skip
+
+
+def search(model, variables, batches, decode: Callable, eos: tuple, how: Mapping) -> list:
+    """The texts found for every row that counts, in order.
+
+    batches: dicts with `tokens`, `mask` [B,S] and `rows` [B] (0: only fills). how: `beams`, `alpha`
+    and `rule`, see `settings`.
+    """
+    model, variables = apart(model, jax.device_get(variables))
+    texts = []
+    for batch in batches:
+        tokens = np.asarray(batch["tokens"])
+        s = settings(model.o, how["beams"], how["alpha"], how["rule"], tokens.shape[1], eos)
+        made = generate(model, variables, tokens, batch["mask"], s)
+        for ids, real in zip(made.new(), np.asarray(batch["rows"]), strict=True):
+            if real:
+                texts.append(decode(ids[~np.isin(ids, eos)]))
+    return texts
+
+
+def loss(model, place: Callable | None = None) -> Callable:
+    """`run(variables, batches) -> {loss, perplexity}`: nats per target token, not smoothed."""
+
+    @jax.jit
+    def score(variables, batch):
+        given = {k: v for k, v in batch.items() if k not in ("targets", "weights", "rows")}
+        x, _ = model.apply(variables, given, method="features")
+        head = lambda x: model.apply(variables, x, method="logits")
+        found = token_log_probs(head, x, batch["targets"])
+        return -jnp.sum(found * batch["weights"]), jnp.sum(batch["weights"])
+
+    def run(variables, batches) -> dict:
+        sums = [score(variables, place(b) if place else b) for b in batches]
+        nats = math.fsum(float(n) for n, _ in sums) / math.fsum(float(c) for _, c in sums)
+        return {"loss": nats, "perplexity": math.exp(min(nats, 700.0))}
+
+    return run
+
+
+def build(model, data: Mapping, how: Mapping, place: Callable | None = None) -> Callable:
+    """`run(variables) -> {name: float}`.
+
+    data: `batches` (see `search`; with `decoder_tokens`, `targets`, `weights` as well), `references`,
+    `decode(ids) -> str`, `eos`. how["limit"]: so many rows are searched for (0: all; -1: none).
+    """
+    measure, limit = loss(model, place), how["limit"]
+
+    def run(variables) -> dict:
+        out = measure(variables, data["batches"])
+        if limit < 0:
+            return out
+        chosen, rows = [], 0
+        for batch in data["batches"]:
+            if limit and rows >= limit:
+                break
+            chosen.append(batch)
+            rows += int(np.sum(batch["rows"]))
+        texts = search(model, variables, chosen, data["decode"], data["eos"], how)
+        return out | scores(texts, data["references"][: len(texts)])
+
+    return run
+
+
+def scores(texts, references) -> dict:
+    """Every measure of overlap by its name."""
+    return {
+        "bleu": overlap.bleu(texts, references),
+        "chrf": overlap.chrf(texts, references),
+        "exact": overlap.exact(texts, references),
+        **overlap.rouge(texts, references),
+    }

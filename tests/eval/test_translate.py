@@ -1,0 +1,73 @@
+"""What is asked of an encoder-decoder: its loss by hand, rows in order, the paper's limits."""
+
+import jax
+import numpy as np
+import pytest
+
+from eval import translate
+from models import families
+from models.build import build, example
+from models.options import Options
+from train.data import pairs
+
+HOW = {"beams": 2, "alpha": 0.6, "rule": "gnmt", "limit": 0}
+
+
+@pytest.fixture(scope="module")
+def made():
+    """(model, variables, data): five pairs in batches of two, the last one filled."""
+    row = families.row(
+        "transformer", "base", vocab=30, context=12, layers=1, width=16, heads=2, ff=32
+    )
+    model = build(Options.of(row))
+    variables = jax.jit(model.init)(jax.random.key(0), example(model.o))
+    draw = np.random.default_rng(0)
+    rows = [[*draw.integers(1, 30, 4), 0] for _ in range(5)]
+    kept = pairs.Pairs(rows, rows[::-1], [" ".join(map(str, r[:-1])) for r in rows[::-1]], 0, 0)
+    data = {
+        "batches": kept.batches(2, pairs.buckets(8)),
+        "references": kept.references,
+        "decode": lambda ids: " ".join(map(str, ids)),
+        "eos": (0,),
+    }
+    return model, variables, data
+
+
+def test_the_loss_is_that_of_the_references(made):
+    model, variables, data = made
+    found = translate.loss(model)(variables, data["batches"])
+    nats, count = 0.0, 0
+    for batch in data["batches"]:
+        given = {name: batch[name] for name in ("tokens", "mask", "decoder_tokens")}
+        logs = jax.nn.log_softmax(model.apply(variables, given)["logits"])
+        chosen = np.take_along_axis(np.asarray(logs), batch["targets"][..., None], -1)[..., 0]
+        nats, count = nats - (chosen * batch["weights"]).sum(), count + batch["weights"].sum()
+    assert count == 25
+    assert found["loss"] == pytest.approx(nats / count, rel=1e-5)
+    assert found["perplexity"] == pytest.approx(np.exp(nats / count), rel=1e-4)
+
+
+def test_every_row_is_written_once_in_order_and_fillers_are_not(made):
+    model, variables, data = made
+    texts = translate.search(model, variables, data["batches"], data["decode"], (0,), HOW)
+    alone = translate.search(model, variables, data["batches"][1:2], data["decode"], (0,), HOW)
+    assert len(texts) == 5 and alone == texts[2:4]
+    found = translate.build(model, data, HOW)(variables)
+    assert found["exact"] == 0.0 and {"bleu", "chrf", "rougeL", "loss"} <= set(found)
+    same = {**data, "references": texts}
+    assert translate.build(model, same, {**HOW, "limit": 3})(variables)["exact"] == 100.0
+    assert set(translate.build(model, data, {**HOW, "limit": -1})(variables)) == {
+        "loss",
+        "perplexity",
+    }
+
+
+def test_targets_end_fifty_tokens_after_their_sources_or_with_the_table():
+    learned = Options.of(families.row("bart", "base"))
+    for o, source, most in (
+        (Options.of(families.row("t5", "small")), 600, 650),
+        (learned, 20, 70),
+        (learned, 1000, 1023),
+    ):
+        s = translate.settings(o, 4, 0.6, "gnmt", source, (1,))
+        assert s.max_new_tokens == most and s.num_beams == 4 and s.length_rule == "gnmt"

@@ -1,0 +1,154 @@
+"""Folders of encoder-decoders: what is refused, defaults, and the ways in which old files tie."""
+
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from models import families, interop, sides
+from models.interop import config, describe, hf, tensors
+from models.options import Options
+
+GOLDEN = Path(__file__).parents[1] / "golden/parity"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Path(shutil.copytree(GOLDEN / "t5/tied", tmp_path / "t5"))
+
+
+def change(folder, edit):
+    arrays = load_file(folder / "model.safetensors")
+    edit(arrays)
+    save_file(arrays, folder / "model.safetensors")
+
+
+def same(a, b):
+    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(x, y) for x, y in leaves)
+
+
+def test_a_folder_that_is_written_is_read_again(tmp_path):
+    for name in ("t5/gated", "t5/encoder", "bart/lm", "bart/seqcls", "original/apart"):
+        first = interop.load(GOLDEN / name)
+        interop.export(tmp_path / name, first.options, first.variables["params"])
+        again = interop.load(tmp_path / name)
+        assert same(again.variables, first.variables)
+        free = dict(head_bias=first.options.head_bias, pooler=first.options.pooler)
+        assert again.options.replace(**free) == first.options, name
+
+
+def test_old_files_may_hold_the_token_table_several_times(folder):
+    first = interop.load(folder)
+
+    def copies(arrays):
+        for name in (
+            "encoder.embed_tokens.weight",
+            "decoder.embed_tokens.weight",
+            "lm_head.weight",
+        ):
+            arrays[name] = arrays["shared.weight"].copy()
+        cross = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+        arrays[cross] = np.zeros((8, 3), np.float32)
+
+    change(folder, copies)
+    again = interop.load(folder)
+    assert again.options == first.options and same(again.variables, first.variables)
+    change(folder, lambda arrays: [arrays.pop(n) for n in ("shared.weight", "lm_head.weight")])
+    assert same(interop.load(folder).variables, first.variables)
+
+
+def test_a_copy_that_differs_is_refused_and_a_head_that_differs_is_untied(folder):
+    def other(arrays):
+        arrays["lm_head.weight"] = arrays["shared.weight"] + 1
+
+    change(folder, other)
+    loaded = interop.load(folder)
+    assert not loaded.options.tied and loaded.options.head_scale
+    assert "kernel" in loaded.variables["params"]["head"]
+
+    def wrong(arrays):
+        arrays["encoder.embed_tokens.weight"] = arrays["shared.weight"] + 1
+
+    change(folder, wrong)
+    with pytest.raises(ValueError, match="encoder.embed_tokens.weight.*shared.weight"):
+        interop.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        ("bart", "normalize_before", True),
+        ("bart", "static_position_embeddings", True),
+        ("bart", "encoder_layerdrop", 0.1),
+        ("bart", "activation_function", "mish"),
+        ("bart", "architectures", ["BartForCausalLM"]),
+        ("bart", "architectures", ["BartForTokenClassification"]),
+        ("marian", "add_final_layer_norm", True),
+        ("t5", "feed_forward_proj", "gated-relu-gelu"),
+        ("t5", "feed_forward_proj", "double-relu"),
+        ("t5", "num_heads", "8"),
+        ("t5", "architectures", ["T5ForAudio"]),
+    ],
+)
+def test_unsupported_values_are_refused_by_name(kind, field, value):
+    with pytest.raises(ValueError, match=field):
+        config.read({"model_type": kind, field: value})
+
+
+def test_defaults_are_the_reference_librarys():
+    o = config.read({"model_type": "t5"})
+    small = Options.of(families.row("t5", "small"))
+    assert o.replace(encoder_layers=0, head_size=0, init_positions=0.02) == small
+    o = config.read({"model_type": "bart", "architectures": ["BartForConditionalGeneration"]})
+    large = Options.of(families.row("bart", "large"))
+    assert o.replace(encoder_layers=0, encoder_heads=0, encoder_ff=0, ff=0) == large
+    o = config.read({"model_type": "marian", "d_model": 512})
+    assert (o.vocab, o.start, o.positions) == (58101, 58100, "sinusoidal_halves")
+
+
+@pytest.mark.parametrize(
+    ("given", "act", "gated"),
+    [
+        ("relu", "relu", False),
+        ("gelu", "gelu", False),
+        ("gated-gelu", "gelu_tanh", True),
+        ("gated-silu", "silu", True),
+        ("gelu_new", "gelu_tanh", False),
+    ],
+)
+def test_t5_s_feed_forward_by_its_name_and_back(given, act, gated):
+    o = config.read({"model_type": "t5", "feed_forward_proj": given})
+    assert (o.act, o.gated) == (act, gated)
+    written = describe.write(o)
+    assert config.read(written) == o and written["feed_forward_proj"] == given
+
+
+def test_the_head_is_rescaled_as_the_config_says():
+    for fields, scaled in (
+        ({}, True),
+        ({"tie_word_embeddings": False}, False),
+        ({"tie_word_embeddings": True, "scale_decoder_outputs": False}, False),
+    ):
+        assert config.read({"model_type": "t5", **fields}).head_scale is scaled
+
+
+def test_a_model_that_the_reference_lacks_is_not_written():
+    o = Options.of(families.row("transformer", "base", layers=1, width=16, heads=2, vocab=20))
+    with pytest.raises(ValueError, match="sinusoidal.*no such model"):
+        describe.write(o)
+    bart = Options.of(families.row("bart", "base"))
+    with pytest.raises(ValueError, match="model.gated"):
+        describe.write(bart.replace(gated=True))
+
+
+def test_a_depth_that_no_file_holds_is_refused_before_it_is_traced(folder):
+    given = tensors.read_json(folder / "config.json") | {"num_layers": 1500}
+    with pytest.raises(ValueError, match="1,500 layers|layers"):
+        hf.convert(given, tensors.open_folder(folder))
+    with pytest.raises(ValueError, match="layers"):
+        config.read({"model_type": "bart", "encoder_layers": 30_000})
+    assert sides.encoder(config.read({"model_type": "bart"})).layers == 12

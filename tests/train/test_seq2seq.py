@@ -1,0 +1,145 @@
+"""The sequence-to-sequence loop: its loss by hand, micro-batches, meshes, averaging, a run."""
+
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from models import families
+from models.build import build, shapes
+from models.interop import tensors
+from models.options import Options
+from tests.train.test_lm import agree
+from train import seq2seq
+from train.core import average, checkpoint, forms, log, shard
+from train.core.config import complete
+from train.core.state import fresh, make_step
+from train.data import pairs
+
+DRY = {"drop_embed": 0.0, "drop_resid": 0.0}
+SIZE = {"vocab": 40, "context": 24, "layers": 1, "width": 16, "heads": 2, "ff": 32}
+
+
+def options(**more):
+    return Options.of({**families.row("transformer", "base"), **SIZE, **DRY, **more})
+
+
+class Stream:
+    """Batches without a data set."""
+
+    fingerprint = {"pairs": 1}
+
+    def batch(self, step):
+        draw = np.random.default_rng(step)
+        row = lambda: draw.integers(1, 40, draw.integers(2, 9))
+        return pairs.frame([row() for _ in range(8)], [row() for _ in range(8)], (10, 9), 0, 0)
+
+
+def gradients(o, micro=1, sizes=(1, 1, 1), smoothing=0.1):
+    config = ConfigDict({"mesh": {}, "smoothing": smoothing})
+    made, tx = seq2seq.make_task(config, o, None, Stream(), None), optax.sgd(1.0)
+    where = shard.mesh(dict(zip(shard.AXES, sizes, strict=True)))
+    with jax.set_mesh(where):
+        make = lambda: fresh(made, tx, 0, False)
+        kept = shard.state(jax.eval_shape(make), where)
+        state = jax.jit(make, out_shardings=kept)()
+        before = jax.device_get(forms.apart(state.params))
+        step = make_step(made, tx, seed=0, micro=micro, shardings=kept)
+        state, metrics = step(state, (), shard.place(made.batches(0), where))
+        after = jax.device_get(forms.apart(state.params))
+    metrics = {name: float(x) for name, x in metrics.items()}
+    return metrics, forms.flat(jax.tree.map(np.subtract, before, after)), before
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return gradients(options())
+
+
+def test_the_smoothed_loss_by_hand(plain):
+    """Labels of 0.9 and 0.1 / V on all, the target among them, over the real targets."""
+    batch = Stream().batch(0)
+    given = {name: batch[name] for name in ("tokens", "mask", "decoder_tokens")}
+    logits = np.asarray(build(options()).apply({"params": plain[2]}, given)["logits"], np.float64)
+    logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    labels = 0.9 * np.eye(40)[batch["targets"]] + 0.1 / 40
+    nats = -(labels * logs).sum(-1)
+    expected = (nats * batch["weights"]).sum() / batch["weights"].sum()
+    assert plain[0]["loss"] == pytest.approx(expected, rel=1e-5)
+    assert plain[0]["smoothed"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_accumulated_is_the_large_batch(plain):
+    assert agree(plain, gradients(options(), micro=4))
+
+
+def test_meshes_agree(plain):
+    assert agree(plain, gradients(options(), sizes=(2, 2, 2)))
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_every_parameter_has_its_place_on_a_mesh(family):
+    o = Options.of({**families.row(family, ""), **SIZE, "head_size": 8})
+    where = shard.mesh({"data": 1, "fsdp": 2, "tensor": 2})
+    placed = forms.flat(shard.params(shapes(o), where))
+    spec = lambda name: tuple(placed[name].spec)
+    assert spec("encoder/blocks/0/attn/q/kernel") == ("fsdp", "tensor", None)
+    assert spec("decoder/blocks/0/cross/o/kernel") == ("tensor", None, "fsdp")
+    assert spec("embed/tokens/embedding") == ("tensor", "fsdp")
+    if family == "t5":
+        assert spec("decoder/relative/embedding") == (None, "tensor")
+
+
+CONFIG = dict(
+    loop="seq2seq", steps=60, batch=20, length=16, smoothing=0.1, average=2,
+    model=families.row("transformer", "base", **{**SIZE, **DRY, "vocab": 280, "context": 80}),
+    data=dict(
+        task="pairs", train="toy:copy", text="text", target="target", group="part",
+        heldout=("heldout",), tokenizer="char", tokens=256,
+    ),
+    optim=dict(lr=4e-3, schedule="inverse_root", warmup=20), decode=dict(beams=2, limit=20),
+    checkpoint=dict(every=30, keep=2), log=dict(every=1), mesh=dict(data=1),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("model.vocab", 100, "config.model.vocab=2"),
+        ("length", 8, "do not fit config.length=8"),
+        ("data.task", "translate", "pairs or denoise"),
+        ("model", families.row("gpt2", "124m", **SIZE), "a decoder with head='lm'"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(field, value, words):
+    config = ConfigDict(CONFIG)
+    if isinstance(value, dict):
+        config[field] = value
+    else:
+        config.update_from_flattened_dict({field: value})
+    with pytest.raises(ValueError, match=words):
+        seq2seq.check(complete(config))
+
+
+def test_a_run_learns_averages_and_writes(tmp_path):
+    config = complete(ConfigDict(CONFIG))
+    config.data.test = ("heldout",)
+    config.data.heldout = ()
+    fitted = seq2seq.run(config, tmp_path)
+    losses = [row["loss"] for row in log.read(tmp_path) if "loss" in row]
+    assert np.mean(losses[-5:]) < losses[0] - 1.5
+    found = json.loads((tmp_path / seq2seq.RESULTS).read_text())
+    assert found["test/loss"] < 3.5 and found["test/chrf"] >= 0
+    assert {"test/bleu", "test/rougeL", "test/exact"} <= set(found)
+    assert fitted.metrics["test/loss"] == found["test/loss"]
+    kept = [checkpoint.load_params(folder)[0] for folder in checkpoint.folders(tmp_path)]
+    assert len(kept) == 2
+    mean = forms.flat(jax.tree.map(lambda a, b: (a + b) / 2, *kept))
+    (tmp_path / average.NAME).rename(tmp_path / "model.safetensors")
+    files = tensors.open_folder(tmp_path)
+    assert len(files) == len(mean)
+    for name, x in mean.items():
+        assert np.allclose(files[name.replace("/", ".")], x, atol=1e-7)

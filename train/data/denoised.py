@@ -1,0 +1,105 @@
+"""Rows of running text, corrupted, with what the decoder must write: for T5's and BART's pre-training.
+
+Reads `config.data.noise` (the fields of `denoising.Noise`) beside what `text.Stream` reads.
+"""
+
+import functools
+
+import numpy as np
+
+from train.core.errors import nearest
+from train.data import denoising, packing, pairs, text
+from train.data.denoising import Noise
+from train.data.opening import get
+from train.data.windows import Contiguous
+
+SENTINELS = 100
+HELD = 0x5EED  # the seed of the held-out rows and their noise
+
+
+def noise(config) -> Noise:
+    """`config.data.noise` as a Noise; ValueError names a field that there is not."""
+    given = dict(get(config, "data.noise", {}))
+    known = list(Noise.__dataclass_fields__)
+    for name in given:
+        if name not in known:
+            raise ValueError(f"config.data.noise has no field {name!r}; {nearest(name, known)}")
+    return Noise(**given)
+
+
+def extra(tokenizer, how: Noise) -> tuple[int, int]:
+    """(first sentinel or mask id, the vocabulary that the model needs).
+
+    A tokenizer with `<extra_id_0>` or a mask token has them; else they follow its vocabulary.
+    """
+    found = tokenizer.raw.token_to_id("<extra_id_0>") if how.kind == "spans" else tokenizer.mask
+    if found is not None and found >= 0:
+        return found, tokenizer.vocab
+    count = SENTINELS if how.kind == "spans" else 1
+    return tokenizer.vocab + count - 1, tokenizer.vocab + count
+
+
+class Denoised:
+    """Windows for `text.Stream`: `count` rows an epoch, noise drawn anew from every epoch's key.
+
+    A source has at most `length` tokens, EOS included; T5's rows are as much longer before they are
+    corrupted as fills that (512 of 568).
+    """
+
+    def __init__(self, corpus, chosen, length, tokenizer, how: Noise, start: int):
+        self.how, self.tokenizer, self.start, self.length = how, tokenizer, start, length
+        self.mark, _ = extra(tokenizer, how)
+        self.raw, self.target = length - 1, length
+        if how.kind == "spans":
+            self.raw = denoising.raw_length(length, how.rate, how.span)
+            self.target = denoising.span_sizes(self.raw, how.rate, how.span)[1]
+            spans = denoising.span_counts(self.raw, how.rate, how.span)[1]
+            if spans > SENTINELS:
+                raise ValueError(
+                    f"config.length={length} needs {spans} sentinels; at most {SENTINELS}"
+                )
+        self.ring = Contiguous(corpus, chosen, self.raw, tokenizer)
+        self.count = self.ring.count
+        stops = (tokenizer.raw.token_to_id(mark) for mark in (".", "!", "?", "\n", "Ċ"))
+        self.stops = tuple(id for id in stops if id is not None)
+
+    def rows(self, numbers, key) -> dict:
+        """A batch as `pairs.frame` makes it, sources [n, length]."""
+        eos, sources, targets = self.tokenizer.eos, [], []
+        offset = packing.mix(key, 3) % self.ring.tokens
+        for number in numbers.tolist():
+            row = self.ring.read(offset + number * self.raw)[: self.raw]
+            rng = np.random.default_rng([key, number])
+            if self.how.kind == "spans":
+                how = self.how.rate, self.how.span
+                source, target = denoising.span_corrupt(row, rng, self.mark, eos, *how)
+            else:
+                made = denoising.corrupt(row, rng, self.how, self.mark, self.stops)
+                source = np.concatenate([made[: self.length - 1], np.int32([eos])])
+                target = np.concatenate([row, np.int32([eos])])
+            sources.append(source)
+            targets.append(target)
+        pad = self.tokenizer.pad if self.tokenizer.pad >= 0 else eos
+        return pairs.frame(sources, targets, (self.length, self.target), pad, self.start)
+
+
+def open_stream(config, tokenizer, split="train", process=0, processes=1) -> text.Stream:
+    """The stream of a pre-training config; ValueError in one to three lines for what is wrong."""
+    how = noise(config)
+    if tokenizer.eos < 0:
+        raise ValueError("the tokenizer has no end-of-text token, which ends sources and targets")
+    start = int(get(config, "model.start", 0))
+    make = functools.partial(Denoised, how=how, start=start)
+    return text.Stream(config, tokenizer, split, process, processes, {"noise": make})
+
+
+def heldout(config, tokenizer, process=0, processes=1) -> list:
+    """`config.eval.batches` batches (0: one epoch) of the held-out works, always the same."""
+    stream = open_stream(config, tokenizer, "heldout", process, processes)
+    stream.seed = HELD  # whatever the run's is
+    count = int(get(config, "eval.batches", 0))
+    if not count:
+        every = sum(window.count for window in stream.windows(int(get(config, "length", 0))))
+        count = -(-every // int(get(config, "batch", 1)))
+    made = [stream.batch(step) for step in range(count)]
+    return [{**batch, "rows": np.ones(len(batch["tokens"]), np.float32)} for batch in made]

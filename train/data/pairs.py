@@ -1,0 +1,174 @@
+"""Pairs of texts for encoder-decoders: translations, summaries, text to text.
+
+`config.data` names the table (`train`, see `train.data.tables`; also `kjv_web`, the verse pairs, and
+`toy:copy`, `toy:reverse`, `toy:sort`) and its columns `text` and `target`. A part is whole groups of
+rows, by the column `group`: `heldout` names those that are evaluated, `test` those that are scored
+once at the end, all others are trained on. `prefix` is put before each source (Raffel et al. 2020).
+"""
+
+import dataclasses
+
+import numpy as np
+import xxhash
+
+from train.core.errors import nearest
+from train.data import packing
+from train.data.opening import get
+from train.data.tables import read
+
+PARTS = ("train", "heldout", "test")
+
+
+@dataclasses.dataclass
+class Pairs:
+    """Token rows of both sides, EOS included, and the texts of the targets."""
+
+    sources: list
+    targets: list
+    references: list
+    pad: int
+    start: int
+
+    def __len__(self):
+        return len(self.sources)
+
+    def sizes(self) -> np.ndarray:
+        """The longer side of each pair, int64 [n]."""
+        sides = zip(self.sources, self.targets, strict=True)
+        return np.asarray([max(map(len, pair)) for pair in sides], np.int64)
+
+    def batch(self, numbers, length: int) -> dict:
+        """tokens, mask, decoder_tokens, targets int32 and weights float32, all [n, length]."""
+        return frame(
+            [self.sources[n] for n in numbers], [self.targets[n] for n in numbers],
+            (length, length), self.pad, self.start,
+        )  # fmt: skip
+
+    def batches(self, size: int, buckets, process=0, processes=1) -> list:
+        """All pairs in order, each batch as long as it must be; `rows` float32 [n]: 0 only fills."""
+        made, share, sizes = [], size // processes, self.sizes()
+        for first in range(0, len(self), size):
+            numbers = np.arange(first, first + size)
+            real = numbers < len(self)
+            numbers = np.where(real, numbers, first)
+            length = buckets[np.searchsorted(buckets, sizes[numbers].max())]
+            own = slice(process * share, (process + 1) * share)
+            batch = self.batch(numbers[own], int(length))
+            batch["rows"] = real[own].astype(np.float32)
+            batch["weights"] *= batch["rows"][:, None]
+            made.append(batch)
+        return made
+
+
+def frame(sources, targets, lengths, pad: int, start: int) -> dict:
+    """A batch of token rows, padded on the right to `lengths` (source, target).
+
+    The decoder reads each target moved by one behind `start`; `mask` is 1 on real source tokens.
+    """
+    count, (long, wide) = len(sources), lengths
+    made = {name: np.full((count, wide), pad, np.int32) for name in ("decoder_tokens", "targets")}
+    made |= {
+        "tokens": np.full((count, long), pad, np.int32),
+        "mask": np.zeros((count, long), np.int32),
+    }
+    made["weights"] = np.zeros((count, wide), np.float32)
+    for row, (source, target) in enumerate(zip(sources, targets, strict=True)):
+        made["tokens"][row, : len(source)] = source
+        made["mask"][row, : len(source)] = 1
+        made["targets"][row, : len(target)] = target
+        made["decoder_tokens"][row, 1 : len(target)] = target[:-1]
+        made["weights"][row, : len(target)] = 1
+    made["decoder_tokens"][:, 0] = start
+    return made
+
+
+def open_texts(config) -> dict:
+    """{part: (sources, targets)} as texts; ValueError names a column or group that there is not."""
+    table = read(get(config, "data.train", ""))
+    prefix = get(config, "data.prefix", "")
+    sources = [prefix + text for text in table.column(get(config, "data.text", "text"))]
+    targets = table.column(get(config, "data.target", "target"))
+    column = get(config, "data.group", "")
+    groups = table.column(column, (str, int)) if column else [""] * len(table)
+    places = {"train": set(map(str, groups))}
+    for part in PARTS[1:]:
+        wanted = tuple(map(str, get(config, f"data.{part}", ())))
+        for name in wanted:
+            if name not in places["train"]:
+                known = sorted(places["train"])
+                raise ValueError(f"config.data.{part} names {name!r}; {nearest(name, known)}")
+        places[part] = set(wanted)
+        places["train"] -= places[part]
+    rows = {
+        part: [n for n, group in enumerate(groups) if str(group) in places[part]] for part in PARTS
+    }
+    if not rows["train"]:
+        raise ValueError("config.data leaves no pair to train on")
+    take = lambda texts, part: [texts[n] for n in rows[part]]
+    return {part: (take(sources, part), take(targets, part)) for part in PARTS if rows[part]}
+
+
+def encode(texts, tokenizer, length: int, pad: int, start: int, truncate: bool) -> tuple:
+    """(Pairs, how many texts were cut); ValueError counts those that do not fit, unless `truncate`."""
+    end, sides, long = np.int32([tokenizer.eos]), [], 0
+    for side in texts:
+        rows = tokenizer.encode_batch(side, special=False)
+        long += sum(len(ids) >= length for ids in rows)
+        sides.append([np.concatenate([ids[: length - 1], end]) for ids in rows])
+    if long and not truncate:
+        raise ValueError(
+            f"{long} texts do not fit config.length={length} with their end\n"
+            "use a longer length, or --config.data.truncate=true to cut them"
+        )
+    return Pairs(*sides, list(texts[1]), pad, start), long
+
+
+def buckets(length: int) -> np.ndarray:
+    """Lengths of batches: multiples of 8, each about a third longer than the last, up to `length`."""
+    found = [8]
+    while found[-1] < length:
+        found.append(-(-max(found[-1] + 8, found[-1] * 4 // 3) // 8) * 8)
+    return np.asarray([min(size, length) for size in found], np.int64)
+
+
+class Stream:
+    """Batches of pairs of like length, a pure function of (seed, step).
+
+    A batch of bucket b has the most rows, a multiple of `unit`, whose b tokens a side are at most
+    `tokens` (0: always `rows`). Each epoch cuts every bucket anew in an order of its own (the last
+    batch is filled from the bucket's first) and takes the batches in random order.
+    """
+
+    def __init__(self, pairs: Pairs, seed, length, rows, tokens=0, unit=1, process=0, processes=1):
+        self.pairs, self.seed = pairs, seed
+        self.process, self.processes = process, processes
+        bounds = buckets(length)
+        place = np.searchsorted(bounds, pairs.sizes())
+        self.groups = [
+            (int(bound), np.flatnonzero(place == i), _rows(int(bound), rows, tokens, unit))
+            for i, bound in enumerate(bounds)
+            if (place == i).any()
+        ]
+        counts = [-(-len(members) // size) for _, members, size in self.groups]
+        self.starts = np.concatenate([[0], np.cumsum(counts)])
+        self.count = int(self.starts[-1])
+        state = xxhash.xxh3_128()
+        for ids in (*pairs.sources, *pairs.targets):
+            state.update(np.ascontiguousarray(ids))
+        self.fingerprint = {"pairs": len(pairs), "xxh3": state.hexdigest()}
+
+    def batch(self, step: int) -> dict:
+        """This process's rows of the global batch of a step."""
+        epoch, place = divmod(step, self.count)
+        chosen = int(packing.permute([place], self.count, packing.mix(self.seed, 7, epoch))[0])
+        group = int(np.searchsorted(self.starts, chosen, side="right")) - 1
+        length, members, size = self.groups[group]
+        at = (chosen - self.starts[group]) * size + np.arange(size)
+        key = packing.mix(self.seed, 8, epoch, group)
+        numbers = members[packing.permute(at % len(members), len(members), key)]
+        share = size // self.processes
+        return self.pairs.batch(numbers[self.process * share : (self.process + 1) * share], length)
+
+
+def _rows(bound, rows, tokens, unit) -> int:
+    return max(tokens // bound // unit, 1) * unit if tokens else rows

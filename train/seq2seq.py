@@ -1,0 +1,210 @@
+"""Sequence to sequence: translation, summaries, text to text; T5's and BART's pre-training.
+
+    python -m train --config=configs/transformer.py:tiny --workdir=runs/a
+
+`config.data.task`: "pairs" (`train.data.pairs`) or "denoise" (`train.data.denoised`). Loss: mean
+negative log-likelihood of the target's tokens, each read after those before it (teacher forcing),
+with `config.smoothing` of each label spread over the vocabulary (Vaswani et al. 2017, section 5.4).
+Evaluation: that loss without smoothing on held-out pairs and, with `config.decode`, what beam search
+writes for them (`eval.translate`). `config.average` n scores the test part with the mean of the last n
+checkpoints (section 6.1), which is saved beside them.
+"""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from eval import translate
+from models import sides
+from models.build import build, example
+from models.options import Options
+from train.core import average, checkpoint, losses, meter, shard
+from train.core.fit import Fitted, fit
+from train.core.plan import Plan, plan
+from train.core.state import Task
+from train.data import denoised, pairs, text
+from train.data import task as tasks
+
+RESULTS, SHOWN = "test.json", 3
+
+
+def run(config, workdir) -> Fitted:
+    """Trains, evaluates, saves, draws the curves and scores the test part."""
+    o, tokenizer, stream, held = _open(config)
+    task = make_task(config, o, tokenizer, stream, held.get("heldout"))
+    if jax.process_index() == 0:
+        tokenizer.save(Path(workdir) / "tokenizer")
+    fitted = fit(config, task, workdir)
+    if fitted.stopped:
+        return fitted
+    if jax.process_index() == 0:
+        _draw(workdir)
+    variables = fitted.variables()
+    if config.get("average", 0) > 1:
+        variables = average.last(workdir, config.average, variables)
+    if "test" in held:
+        found = _evaluator(config, o, tokenizer, held["test"])(variables)
+        found = {f"test/{name}": float(value) for name, value in found.items()}
+        if jax.process_index() == 0:
+            (Path(workdir) / RESULTS).write_text(json.dumps(found, indent=1) + "\n")
+            print("  ".join(f"{name} {value:.4f}" for name, value in found.items()))
+        fitted.metrics.update(found)
+    if held and jax.process_count() == 1:
+        _show(config, o, tokenizer, held, variables)
+    return fitted
+
+
+def check(config) -> tuple[Plan, dict]:
+    """The plan and the first batch; nothing is allocated on the devices."""
+    o, tokenizer, stream, _ = _open(config)
+    return plan(config, make_task(config, o, tokenizer, stream, None)), stream.batch(0)
+
+
+def _slice(config) -> tuple[int, int]:
+    return shard.rows(shard.mesh(config.mesh))
+
+
+def _open(config):
+    """(options, tokenizer, stream, {part: held-out data}); ValueError where they don't fit."""
+    o = Options.of(config.model.to_dict())
+    if o.kind != "encdec" or o.head != "lm":
+        raise ValueError(
+            f"config.model is a {o.kind} with head={o.head!r}; this loop trains an encdec with head=lm"
+        )
+    kinds = {"pairs": _open_pairs, "denoise": _open_text}
+    kind = config.data.get("task", "pairs")
+    if kind not in kinds:
+        raise ValueError(f"config.data.task is {kind!r}; expected pairs or denoise")
+    return o, *kinds[kind](config, o)
+
+
+def _open_text(config, o):
+    tokenizer = text.load_tokenizer(config)
+    _fits(denoised.extra(tokenizer, denoised.noise(config))[1], o)
+    rows = _slice(config)
+    stream = denoised.open_stream(config, tokenizer, "train", *rows)
+    return tokenizer, stream, {"heldout": {"batches": denoised.heldout(config, tokenizer, *rows)}}
+
+
+def _open_pairs(config, o):
+    texts = pairs.open_texts(config)
+    both = lambda: sorted({text for side in texts["train"] for text in side})
+    tokenizer = tasks.open_tokenizer(config, checkpoint.find, both, encoder=False)
+    _fits(tokenizer.vocab, o)
+    if tokenizer.eos < 0:
+        raise ValueError("the tokenizer has no end-of-text token, which ends sources and targets")
+    pad = tokenizer.pad if tokenizer.pad >= 0 else tokenizer.eos
+    truncate, parts = config.data.get("truncate", False), {}
+    for part, sides_ in texts.items():
+        parts[part], cut = pairs.encode(sides_, tokenizer, config.length, pad, o.start, truncate)
+        if jax.process_index() == 0:
+            note = f", {cut} texts cut" if cut else ""
+            print(f"{part} {len(parts[part]):,} pairs{note}", flush=True)
+    rows, mesh = _slice(config), shard.mesh(config.mesh)
+    unit = config.micro * mesh.shape["data"] * mesh.shape["fsdp"]
+    stream = pairs.Stream(
+        parts["train"], config.seed, config.length, config.batch, config.data.get("tokens", 0), unit,
+        *rows,
+    )  # fmt: skip
+    stream.fingerprint["tokenizer"] = tokenizer.hash
+    bounds, held = pairs.buckets(config.length), {}
+    for part in [name for name in pairs.PARTS[1:] if name in parts]:
+        batches = parts[part].batches(config.batch, bounds, *rows)
+        held[part] = {"batches": batches, "references": parts[part].references}
+    return tokenizer, stream, held
+
+
+def _fits(needed, o):
+    if needed > o.vocab:
+        raise ValueError(
+            f"the tokenizer needs {needed} rows, config.model.vocab is {o.vocab}; "
+            f"use --config.model.vocab={needed}"
+        )
+
+
+def make_task(config, o: Options, tokenizer, stream, held) -> Task:
+    """The objective as pure functions; `held` (or None) has `batches` and perhaps `references`."""
+    model, smooth = build(o), float(config.get("smoothing", 0.0))
+
+    def init(key):
+        variables = dict(model.init(key, example(o)))
+        return variables.pop("params"), variables
+
+    def totals(batch):
+        return {"targets": jnp.maximum(batch["weights"].sum(), 1)}
+
+    def loss(params, frozen, extra, batch, rng, totals):
+        variables = {"params": params, **extra}
+        rngs = {"dropout": rng} if o.dropout else {}
+        given = {name: batch[name] for name in ("tokens", "mask", "decoder_tokens")}
+        x, _ = model.apply(variables, given, method="features", rngs=rngs)
+        head = lambda x: model.apply(variables, x, method="logits")
+        value, sums = losses.cross_entropy(
+            head, x, batch["targets"], batch["weights"], totals["targets"], smooth=smooth
+        )
+        return value, (extra, sums)
+
+    evaluators = {} if held is None else {"heldout": _evaluator(config, o, tokenizer, held)}
+    return Task(
+        init=init,
+        loss=loss,
+        totals=totals,
+        batches=stream.batch,
+        evaluators=evaluators,
+        dropout=o.dropout,
+        fingerprint=stream.fingerprint,
+        flops=lambda batch: _flops(o, batch),
+        assets=lambda folder: tokenizer.save(folder / "tokenizer"),
+    )
+
+
+def _evaluator(config, o, tokenizer, held):
+    """`run(variables)` on a part: its loss and, where it has references, what is written for it.
+
+    Several processes measure the loss alone: a search is one process's.
+    """
+    mesh, how = shard.mesh(config.mesh), _how(config)
+    if "references" not in held or jax.process_count() > 1:
+        how["limit"] = -1
+    eos = (tokenizer.eos,) if tokenizer else ()
+    data = {"references": (), **held, "eos": eos, "decode": tokenizer and tokenizer.decode}
+    return translate.build(build(o), data, how, lambda batch: shard.place(batch, mesh))
+
+
+def _how(config) -> dict:
+    """How evaluation searches: `config.decode`, the paper's by default; limit -1 does not."""
+    how = {"beams": 4, "alpha": 0.6, "rule": "gnmt", "limit": -1, **config.get("decode", {})}
+    return {name: how[name] for name in ("beams", "alpha", "rule", "limit")}
+
+
+def _flops(o: Options, batch) -> float:
+    """Operations of a step: the encoder on the source, the decoder and head on the target."""
+    (rows, long), wide = batch["tokens"].shape, batch["targets"].shape[1]
+    source = rows * long * meter.flops_per_token(sides.encoder(o), long)
+    return source + rows * wide * meter.flops_per_token(o, wide)
+
+
+def _show(config, o, tokenizer, held, variables):
+    """A few sources, what is written for them, and the references, to read."""
+    part = held.get("test") or held["heldout"]
+    how = _how(config)
+    if "references" not in part or how["limit"] < 0:
+        return
+    batch = {name: x[:SHOWN] for name, x in part["batches"][0].items()}
+    texts = translate.search(build(o), variables, [batch], tokenizer.decode, (tokenizer.eos,), how)
+    for ids, mask, ours, wanted in zip(
+        batch["tokens"], batch["mask"], texts, part["references"], strict=False
+    ):
+        source = tokenizer.decode(ids[mask > 0][:-1])
+        print(f"\n--- source ---\n{source}\n--- written ---\n{ours}\n--- reference ---\n{wanted}")
+
+
+def _draw(workdir):
+    from train.core import plot
+
+    try:
+        print(f"curves: {plot.curves(workdir)}")
+    except ValueError as error:
+        print(f"no curves: {error}")
