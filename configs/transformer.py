@@ -76,7 +76,7 @@ def get_config(variant="tiny"):
             test=("Jonah",), tokenizer="bpe:2048", tokens=1536,
             least=48,
         )  # fmt: skip
-        config.optim.update(lr=2e-3, warmup=40)
+        config.optim.update(lr=2e-3, warmup=60)
         config.decode.limit = 16
         config.eval.every = 0
         config.checkpoint.update(every=80, keep=2)
