@@ -56,14 +56,14 @@ def get_config(variant="tiny"):
         )
     )
     if variant == "tiny":
-        config.update(steps=300, batch=16, length=96, micro=1)
+        config.update(steps=200, batch=16, length=96, micro=1)
         config.model = families.row(
             "bart", "base", vocab=1025, context=96, layers=2, width=128, heads=4, start=0,
             drop_embed=0.0, drop_resid=0.0,
         )  # fmt: skip
         config.data.update(source="shakespeare", tokenizer="bpe:1024")
         config.optim.update(lr=1e-3, warmup=40)
-        config.eval.update(every=150, batches=8)
-        config.checkpoint.update(every=150, keep=1)
+        config.eval.update(every=100, batches=8)
+        config.checkpoint.update(every=100, keep=1)
         config.log.every = 10
     return config

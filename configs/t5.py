@@ -60,13 +60,13 @@ def get_config(variant="tiny"):
         )
     )
     if variant == "tiny":
-        config.update(steps=300, batch=16, length=96)
+        config.update(steps=200, batch=16, length=96)
         config.model = families.row(
             "t5", "small", vocab=1124, context=96, layers=2, width=128, heads=4, head_size=32, ff=512,
             **DRY,
         )  # fmt: skip
         config.data.update(source="shakespeare", tokenizer="bpe:1024")
-        config.eval.update(every=150, batches=8)
-        config.checkpoint.update(every=150, keep=1)
+        config.eval.update(every=100, batches=8)
+        config.checkpoint.update(every=100, keep=1)
         config.log.every = 10
     return config

@@ -48,6 +48,7 @@ def get_config(variant="tiny"):
                 prefix="",
                 tokenizer="bpe:37000",
                 tokens=25_000,
+                least=8,
                 truncate=True,
             ),
             optim=dict(
@@ -65,7 +66,7 @@ def get_config(variant="tiny"):
         )
     )
     if variant == "tiny":
-        config.update(steps=240, batch=16, length=96, average=2)
+        config.update(steps=160, batch=16, length=96, average=2)
         config.model = families.row(
             "transformer", "base", vocab=2048, context=160, layers=2, width=128, heads=4,
             drop_embed=0.0, drop_resid=0.0,
@@ -73,10 +74,11 @@ def get_config(variant="tiny"):
         config.data.update(
             train="kjv_web", text="kjv", target="web", group="book", heldout=("Ruth",),
             test=("Jonah",), tokenizer="bpe:2048", tokens=1536,
+            least=48,
         )  # fmt: skip
         config.optim.update(lr=2e-3, warmup=60)
         config.decode.limit = 16
         config.eval.every = 0
-        config.checkpoint.update(every=120, keep=2)
+        config.checkpoint.update(every=80, keep=2)
         config.log.every = 10
     return config

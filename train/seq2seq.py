@@ -104,12 +104,11 @@ def _open_pairs(config, o):
             print(f"{part} {len(parts[part]):,} pairs{note}", flush=True)
     rows, mesh = _slice(config), shard.mesh(config.mesh)
     unit = config.micro * mesh.shape["data"] * mesh.shape["fsdp"]
-    stream = pairs.Stream(
-        parts["train"], config.seed, config.length, config.batch, config.data.get("tokens", 0), unit,
-        *rows,
-    )  # fmt: skip
+    bounds = pairs.buckets(config.length, config.data.get("least", 8))
+    tokens = config.data.get("tokens", 0)
+    stream = pairs.Stream(parts["train"], config.seed, bounds, config.batch, tokens, unit, *rows)
     stream.fingerprint["tokenizer"] = tokenizer.hash
-    bounds, held = pairs.buckets(config.length), {}
+    held = {}
     for part in [name for name in pairs.PARTS[1:] if name in parts]:
         batches = parts[part].batches(config.batch, bounds, *rows)
         held[part] = {"batches": batches, "references": parts[part].references}

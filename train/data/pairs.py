@@ -123,9 +123,10 @@ def encode(texts, tokenizer, length: int, pad: int, start: int, truncate: bool) 
     return Pairs(*sides, list(texts[1]), pad, start), long
 
 
-def buckets(length: int) -> np.ndarray:
-    """Lengths of batches: multiples of 8, each about a third longer than the last, up to `length`."""
-    found = [8]
+def buckets(length: int, least: int = 8) -> np.ndarray:
+    """Lengths of batches from `least` up to `length`, multiples of 8, each about a third longer than
+    the last. Every one is compiled for."""
+    found = [min(max(-(-least // 8) * 8, 8), max(length, 8))]
     while found[-1] < length:
         found.append(-(-max(found[-1] + 8, found[-1] * 4 // 3) // 8) * 8)
     return np.asarray([min(size, length) for size in found], np.int64)
@@ -136,13 +137,13 @@ class Stream:
 
     A batch of bucket b has the most rows, a multiple of `unit`, whose b tokens a side are at most
     `tokens` (0: always `rows`). Each epoch cuts every bucket anew in an order of its own (the last
-    batch is filled from the bucket's first) and takes the batches in random order.
+    batch is filled from the bucket's first) and takes the batches in random order. bounds: the
+    lengths that `buckets` gives.
     """
 
-    def __init__(self, pairs: Pairs, seed, length, rows, tokens=0, unit=1, process=0, processes=1):
+    def __init__(self, pairs: Pairs, seed, bounds, rows, tokens=0, unit=1, process=0, processes=1):
         self.pairs, self.seed = pairs, seed
         self.process, self.processes = process, processes
-        bounds = buckets(length)
         place = np.searchsorted(bounds, pairs.sizes())
         self.groups = [
             (int(bound), np.flatnonzero(place == i), _rows(int(bound), rows, tokens, unit))

@@ -76,11 +76,16 @@ def test_buckets_reach_the_length_and_waste_little():
         )
 
 
+def test_short_buckets_are_left_out_on_request():
+    assert pairs.buckets(96, 32).tolist() == [32, 48, 64, 88, 96]
+    assert pairs.buckets(16, 32).tolist() == [16]
+
+
 @pytest.mark.parametrize("tokens", [0, 64])
 def test_an_epoch_holds_every_pair_once_in_batches_of_like_length(tokens):
     lengths = np.random.default_rng(0).integers(3, 40, 90)
     rows = made(lengths)
-    stream = pairs.Stream(rows, 3, 40, 4, tokens, unit=2)
+    stream = pairs.Stream(rows, 3, pairs.buckets(40), 4, tokens, unit=2)
     orders = []
     for epoch in range(2):
         seen = []
@@ -98,14 +103,16 @@ def test_an_epoch_holds_every_pair_once_in_batches_of_like_length(tokens):
         assert set(seen) == set(range(90)) and len(seen) < 90 + 7 * 8
         orders.append(seen)
     assert orders[0] != orders[1]
-    again = pairs.Stream(rows, 3, 40, 4, tokens, unit=2).batch(5)
+    again = pairs.Stream(rows, 3, pairs.buckets(40), 4, tokens, unit=2).batch(5)
     assert all(np.array_equal(x, stream.batch(5)[name]) for name, x in again.items())
 
 
 def test_processes_share_a_batch():
     rows = made([5] * 32)
-    whole = pairs.Stream(rows, 0, 8, 8).batch(2)
-    parts = [pairs.Stream(rows, 0, 8, 8, process=p, processes=2).batch(2) for p in (0, 1)]
+    whole = pairs.Stream(rows, 0, pairs.buckets(8), 8).batch(2)
+    parts = [
+        pairs.Stream(rows, 0, pairs.buckets(8), 8, process=p, processes=2).batch(2) for p in (0, 1)
+    ]
     for name, x in whole.items():
         assert np.array_equal(np.concatenate([part[name] for part in parts]), x)
 
