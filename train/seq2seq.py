@@ -18,10 +18,10 @@ import jax.numpy as jnp
 
 from eval import translate
 from models import sides
-from models.build import build, example
+from models.build import build
 from models.options import Options
-from train.core import average, checkpoint, losses, meter, shard
-from train.core.fit import Fitted, fit
+from train.core import average, checkpoint, loop, losses, meter, shard
+from train.core.fit import Fitted
 from train.core.plan import Plan, plan
 from train.core.state import Task
 from train.data import denoised, pairs, text
@@ -34,13 +34,9 @@ def run(config, workdir) -> Fitted:
     """Trains, evaluates, saves, draws the curves and scores the test part."""
     o, tokenizer, stream, held = _open(config)
     task = make_task(config, o, tokenizer, stream, held.get("heldout"))
-    if jax.process_index() == 0:
-        tokenizer.save(Path(workdir) / "tokenizer")
-    fitted = fit(config, task, workdir)
+    fitted = loop.train(config, task, workdir)
     if fitted.stopped:
         return fitted
-    if jax.process_index() == 0:
-        _draw(workdir)
     variables = fitted.variables()
     if config.get("average", 0) > 1:
         variables = average.last(workdir, config.average, variables)
@@ -62,10 +58,6 @@ def check(config) -> tuple[Plan, dict]:
     return plan(config, make_task(config, o, tokenizer, stream, None)), stream.batch(0)
 
 
-def _slice(config) -> tuple[int, int]:
-    return shard.rows(shard.mesh(config.mesh))
-
-
 def _open(config):
     """(options, tokenizer, stream, {part: held-out data}); ValueError where they don't fit."""
     o = Options.of(config.model.to_dict())
@@ -83,7 +75,7 @@ def _open(config):
 def _open_text(config, o):
     tokenizer = text.load_tokenizer(config)
     _fits(denoised.extra(tokenizer, denoised.noise(config))[1], o)
-    rows = _slice(config)
+    rows = loop.slices(config)
     stream = denoised.open_stream(config, tokenizer, "train", *rows)
     return tokenizer, stream, {"heldout": {"batches": denoised.heldout(config, tokenizer, *rows)}}
 
@@ -102,7 +94,7 @@ def _open_pairs(config, o):
         if jax.process_index() == 0:
             note = f", {cut} texts cut" if cut else ""
             print(f"{part} {len(parts[part]):,} pairs{note}", flush=True)
-    rows, mesh = _slice(config), shard.mesh(config.mesh)
+    rows, mesh = loop.slices(config), shard.mesh(config.mesh)
     unit = config.micro * mesh.shape["data"] * mesh.shape["fsdp"]
     bounds = pairs.buckets(config.length, config.data.get("least", 8))
     tokens = config.data.get("tokens", 0)
@@ -127,10 +119,6 @@ def make_task(config, o: Options, tokenizer, stream, held) -> Task:
     """The objective as pure functions; `held` (or None) has `batches` and perhaps `references`."""
     model, smooth = build(o), float(config.get("smoothing", 0.0))
 
-    def init(key):
-        variables = dict(model.init(key, example(o)))
-        return variables.pop("params"), variables
-
     def totals(batch):
         return {"targets": jnp.maximum(batch["weights"].sum(), 1)}
 
@@ -146,17 +134,10 @@ def make_task(config, o: Options, tokenizer, stream, held) -> Task:
         return value, (extra, sums)
 
     evaluators = {} if held is None else {"heldout": _evaluator(config, o, tokenizer, held)}
-    return Task(
-        init=init,
-        loss=loss,
-        totals=totals,
-        batches=stream.batch,
-        evaluators=evaluators,
-        dropout=o.dropout,
-        fingerprint=stream.fingerprint,
+    return loop.task(
+        model, tokenizer, stream, loss=loss, totals=totals, evaluators=evaluators,
         flops=lambda batch: _flops(o, batch),
-        assets=lambda folder: tokenizer.save(folder / "tokenizer"),
-    )
+    )  # fmt: skip
 
 
 def _evaluator(config, o, tokenizer, held):
@@ -164,12 +145,12 @@ def _evaluator(config, o, tokenizer, held):
 
     Several processes measure the loss alone: a search is one process's.
     """
-    mesh, how = shard.mesh(config.mesh), _how(config)
+    how = _how(config)
     if "references" not in held or jax.process_count() > 1:
         how["limit"] = -1
     eos = (tokenizer.eos,) if tokenizer else ()
     data = {"references": (), **held, "eos": eos, "decode": tokenizer and tokenizer.decode}
-    return translate.build(build(o), data, how, lambda batch: shard.place(batch, mesh))
+    return translate.build(build(o), data, how, loop.placer(config))
 
 
 def _how(config) -> dict:
@@ -198,12 +179,3 @@ def _show(config, o, tokenizer, held, variables):
     ):
         source = tokenizer.decode(ids[mask > 0][:-1])
         print(f"\n--- source ---\n{source}\n--- written ---\n{ours}\n--- reference ---\n{wanted}")
-
-
-def _draw(workdir):
-    from train.core import plot
-
-    try:
-        print(f"curves: {plot.curves(workdir)}")
-    except ValueError as error:
-        print(f"no curves: {error}")
