@@ -143,7 +143,8 @@ def test_a_killed_peer_ends_the_other_and_the_resumed_run_ends_the_same(
     said = [line for line in said if not line.startswith(("[0] memory: ", "[0] lm on "))]
     assert status == 128 + signal.SIGKILL and took < BOUND
     assert made.members[1 - victim].returncode in (75, -signal.SIGABRT)
-    assert f"launch: process {victim} was killed by SIGKILL; the others were ended" in said
+    gone = f"launch: process {victim} was killed by SIGKILL"  # the other may end by itself first
+    assert gone in said or f"{gone}; the others were ended" in said
     assert len(said) <= 2 + 2 + 1, "\n".join(
         said
     )  # two of the C++ runtime, two ours, the launcher's
