@@ -45,7 +45,7 @@ PARTS = {
     "bf16-124m": "train --size 124m --against none --dtype float32 bfloat16 --rounds 3",
     "decode": "decode --size 124m --rounds 3",
     "decode-wall": "decode --size 124m --rounds 5 --threads 2",
-    "linen": "linen --size 12m --rounds 7",
+    "linen": "linen --size 12m --rounds 11",
     "scaling": "scaling",
 }  # fmt: skip
 
