@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from models.interop import encdecs, encoders, rope
 from models.interop.fields import act as act_of
-from models.interop.fields import get, labels, shortest
+from models.interop.fields import changed, get, labels, shortest
 from models.options import Options
 
 _GPT1_ACTS = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
@@ -58,20 +58,16 @@ _LLAMA = (
 )
 
 
-def _changed(table, **defaults):
-    return tuple((f, alias, ours, defaults.get(f, default)) for f, alias, ours, default in table)
-
-
 FIELDS = {
-    "openai-gpt": _changed(
+    "openai-gpt": changed(
         _SHARED_GPT, vocab_size=40478, n_positions=512, n_embd=768, n_layer=12, n_head=12
     ),
-    "gpt2": _changed(_GPT2, vocab_size=50257, n_positions=1024, n_embd=768, n_layer=12, n_head=12),
+    "gpt2": changed(_GPT2, vocab_size=50257, n_positions=1024, n_embd=768, n_layer=12, n_head=12),
     "gpt_neo": _GPT_NEO,
     "llama": _LLAMA,
-    "mistral": _changed(_LLAMA, intermediate_size=14336, max_position_embeddings=131072),
+    "mistral": changed(_LLAMA, intermediate_size=14336, max_position_embeddings=131072),
     "mixtral": (
-        *_changed(
+        *changed(
             _LLAMA, intermediate_size=14336, max_position_embeddings=131072, rms_norm_eps=1e-5
         ),
         ("num_local_experts", "num_experts", "experts", 8),

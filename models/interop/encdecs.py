@@ -6,7 +6,7 @@
 from collections.abc import Mapping
 
 from models import sides
-from models.interop.fields import ACTS, act, get, labels
+from models.interop.fields import ACTS, act, changed, get, labels
 from models.options import Options
 
 _BART = (  # (their field, its other spelling, our option, their default)
@@ -28,10 +28,9 @@ _BART = (  # (their field, its other spelling, our option, their default)
     ("decoder_start_token_id", "", "start", 2),
     ("tie_word_embeddings", "", "tied", True),
 )
-_MARIAN = {"vocab_size": 58101, "decoder_start_token_id": 58100}
 FIELDS = {
     "bart": _BART,
-    "marian": tuple((f, a, o, _MARIAN.get(f, d)) for f, a, o, d in _BART),
+    "marian": changed(_BART, vocab_size=58101, decoder_start_token_id=58100),
     "t5": (
         ("vocab_size", "", "vocab", 32128),
         ("d_model", "hidden_size", "width", 512),

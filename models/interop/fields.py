@@ -54,3 +54,8 @@ def shortest(items) -> tuple:
         if len(items) % size == 0 and list(items[:size]) * (len(items) // size) == list(items):
             return tuple(items[:size])
     return ()
+
+
+def changed(table, **defaults):
+    """A table of (field, alias, option, default) with other defaults for the fields named."""
+    return tuple((f, alias, ours, defaults.get(f, default)) for f, alias, ours, default in table)

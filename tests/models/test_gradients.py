@@ -23,6 +23,16 @@ CASES = {
         lambda x, w: jnp.einsum("btd,dhk->bthk", x, w),
         ((2, 5, 3), (3, 2, 4)),
     ),
+    "product by a table": (
+        lambda x, w: gradients.product("btd,vd->btv", x, w, "float64"),
+        lambda x, w: jnp.einsum("btd,vd->btv", x, w),
+        ((2, 5, 3), (7, 3)),
+    ),
+    "product of batches": (
+        lambda x, w: gradients.product("bgrtk,bgsk->bgrts", x, w, "float64"),
+        lambda x, w: jnp.einsum("bgrtk,bgsk->bgrts", x, w),
+        ((2, 3, 2, 5, 4), (2, 3, 6, 4)),
+    ),
     "bias": (gradients.add_bias, lambda y, b: y + b, ((2, 5, 3, 4), (3, 4))),
     "layer": (lambda *a: gradients.layer_norm(*a, 1e-3), plain_layer, ((2, 5, 8), (8,), (8,))),
     "rms": (lambda *a: gradients.rms_norm(*a, 1e-3), plain_rms, ((2, 5, 8), (8,))),

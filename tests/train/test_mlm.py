@@ -1,19 +1,17 @@
 """The masked-token loop: its loss by hand, micro-batches, meshes, configs that do not fit, a run."""
 
-import jax
 import numpy as np
-import optax
 import pytest
 from ml_collections import ConfigDict
 
 from models import families
 from models.build import build
 from models.options import Options
+from tests.train import toy
 from tests.train.test_lm import agree
 from train import mlm
-from train.core import forms, log, shard
+from train.core import log
 from train.core.config import complete
-from train.core.state import fresh, make_step
 
 DRY = {"drop_embed": 0.0, "drop_attn": 0.0, "drop_resid": 0.0, "drop_head": 0.0}
 SIZE = {"vocab": 40, "context": 16, "layers": 2, "width": 16, "heads": 2, "ff": 32}
@@ -54,19 +52,8 @@ def task(o, **more):
     )
 
 
-def gradients(o, micro=1, sizes=(1, 1, 1)):
-    made, tx = task(o), optax.sgd(1.0)
-    where = shard.mesh(dict(zip(shard.AXES, sizes, strict=True)))
-    with jax.set_mesh(where):
-        make = lambda: fresh(made, tx, 0, False)
-        kept = shard.state(jax.eval_shape(make), where)
-        state = jax.jit(make, out_shardings=kept)()
-        before = jax.device_get(forms.apart(state.params))
-        step = make_step(made, tx, seed=0, micro=micro, shardings=kept)
-        state, metrics = step(state, (), shard.place(made.batches(0), where))
-        after = jax.device_get(forms.apart(state.params))
-    metrics = {name: float(x) for name, x in metrics.items()}
-    return metrics, forms.flat(jax.tree.map(np.subtract, before, after)), before
+def gradients(o, *args, **more):
+    return toy.gradients(task(o), *args, **more)
 
 
 @pytest.fixture(scope="module")

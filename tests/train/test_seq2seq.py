@@ -4,7 +4,6 @@ import json
 
 import jax
 import numpy as np
-import optax
 import pytest
 from ml_collections import ConfigDict
 
@@ -12,11 +11,11 @@ from models import families
 from models.build import build, shapes
 from models.interop import tensors
 from models.options import Options
+from tests.train import toy
 from tests.train.test_lm import agree
 from train import seq2seq
 from train.core import average, checkpoint, forms, log, shard
 from train.core.config import complete
-from train.core.state import fresh, make_step
 from train.data import pairs
 
 DRY = {"drop_embed": 0.0, "drop_resid": 0.0}
@@ -40,18 +39,7 @@ class Stream:
 
 def gradients(o, micro=1, sizes=(1, 1, 1), smoothing=0.1):
     config = ConfigDict({"mesh": {}, "smoothing": smoothing})
-    made, tx = seq2seq.make_task(config, o, None, Stream(), None), optax.sgd(1.0)
-    where = shard.mesh(dict(zip(shard.AXES, sizes, strict=True)))
-    with jax.set_mesh(where):
-        make = lambda: fresh(made, tx, 0, False)
-        kept = shard.state(jax.eval_shape(make), where)
-        state = jax.jit(make, out_shardings=kept)()
-        before = jax.device_get(forms.apart(state.params))
-        step = make_step(made, tx, seed=0, micro=micro, shardings=kept)
-        state, metrics = step(state, (), shard.place(made.batches(0), where))
-        after = jax.device_get(forms.apart(state.params))
-    metrics = {name: float(x) for name, x in metrics.items()}
-    return metrics, forms.flat(jax.tree.map(np.subtract, before, after)), before
+    return toy.gradients(seq2seq.make_task(config, o, None, Stream(), None), micro, sizes)
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,11 @@ import hashlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
-from train.core.state import Task
+from train.core import forms, shard
+from train.core.state import Task, fresh, make_step
 
 V, D, F, L = 16, 8, 16, 2
 
@@ -100,3 +102,19 @@ def digest(tree) -> str:
     for leaf in jax.tree.leaves(jax.device_get(tree)):
         found.update(np.ascontiguousarray(leaf).tobytes())
     return found.hexdigest()
+
+
+def gradients(made, micro=1, sizes=(1, 1, 1)):
+    """(metrics, gradients by path, the parameters before) of a task's first step on a mesh."""
+    tx = optax.sgd(1.0)
+    where = shard.mesh(dict(zip(shard.AXES, sizes, strict=True)))
+    with jax.set_mesh(where):
+        make = lambda: fresh(made, tx, 0, False)
+        kept = shard.state(jax.eval_shape(make), where)
+        state = jax.jit(make, out_shardings=kept)()
+        before = jax.device_get(forms.apart(state.params))
+        step = make_step(made, tx, seed=0, micro=micro, shardings=kept)
+        state, metrics = step(state, (), shard.place(made.batches(0), where))
+        after = jax.device_get(forms.apart(state.params))
+    metrics = {name: float(x) for name, x in metrics.items()}
+    return metrics, forms.flat(jax.tree.map(np.subtract, before, after)), before
