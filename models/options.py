@@ -12,10 +12,11 @@ from collections.abc import Mapping
 
 from models import sides
 from models.choices import CHOICES, HEADS, POOLED
+from models.pictures import Pictures
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(Pictures):
     """Static options of a model. Zero means "derived" where a field says so.
 
     Raises ValueError, naming the option, for an unknown, ill-typed or contradictory value.
