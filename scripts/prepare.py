@@ -5,6 +5,7 @@
     python -m scripts.prepare check stores/books
     python -m scripts.prepare fetch --list
     python -m scripts.prepare fetch fashion-mnist [--out FOLDER] [--file ARCHIVE]
+    python -m scripts.prepare table spam --source data/spam
 
 The documents are cut into units of about ``--shard-characters``, one shard each, so the store is
 the same bytes for any number of workers. Killed at any time, the same command goes on: shards whose
@@ -26,7 +27,7 @@ from pathlib import Path
 import xxhash
 from rich import progress as bars
 
-from scripts import fetch
+from scripts import fetch, tables
 from train.core.errors import Parser, cleanly
 from train.data import sources, store, tokenizer
 
@@ -268,6 +269,8 @@ def main(argv=None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] == ["fetch"]:
         return fetch.main(argv[1:])
+    if argv[:1] == ["table"]:
+        return tables.main(argv[1:])
     command = "check" if argv[:1] == ["check"] else ""
     parser = Parser(
         prog=f"python -m scripts.prepare {command}".strip(),

@@ -2,12 +2,17 @@
 
     python -m scripts.search --from runs/retriever --corpus shakespeare "a king who cannot sleep"
     python -m scripts.search --from FOLDER --corpus notes.txt --top 3 "how to fold a map"
+    python -m scripts.search --from FOLDER --pairs squad.jsonl --query question --passage context
 
 `--from` takes a run of ours with `model.head=embed`, or a reference folder of an encoder (its hidden
 states are then averaged over the real tokens, as sentence-transformers' 1_Pooling says, and scaled
 to length one). `--corpus` is any source of documents (`train.data.sources`: a text file, a folder,
 JSONL, Parquet, an embedded name) or table; documents are cut at empty lines into passages. Passages
 longer than `--length` tokens are embedded by their beginning, and how many is said.
+
+`--pairs` takes a table of queries and the passages that answer them, and prints how often a query
+finds its own among all distinct passages: recall at 1, 5 and 10, reciprocal rank, and the same for
+the ranking by rare words that both have (TF-IDF cosines, scikit-learn).
 """
 
 import sys
@@ -24,7 +29,7 @@ from models.interop.untrusted import read_json
 from scripts.sample import reference
 from train.core import checkpoint
 from train.core.errors import Parser, cleanly
-from train.data import encode, sources
+from train.data import encode, sources, tables
 from train.data.tokenizer import Tokenizer
 
 
@@ -92,9 +97,12 @@ def passages(source: str, least: int = 20) -> list:
 def arguments(argv=None):
     parser = Parser(prog="python -m scripts.search", description=__doc__)
     add = parser.add_argument
-    add("query", nargs="+", help="one or more queries")
+    add("queries", nargs="*", metavar="query", help="one or more queries")
     add("--from", dest="source", required=True, metavar="RUN_OR_FOLDER")
-    add("--corpus", required=True, metavar="SOURCE")
+    add("--corpus", default="", metavar="SOURCE")
+    add("--pairs", default="", metavar="TABLE", help="measure recall instead of searching")
+    add("--query", default="question", help="the column of the queries")
+    add("--passage", default="context", help="the column of the passages")
     add("--top", type=int, default=5)
     add("--length", type=int, default=256, help="tokens of a passage that are read")
     add("--limit", type=int, default=0, help="only so many passages of the corpus (0: all)")
@@ -102,17 +110,43 @@ def arguments(argv=None):
     return parser.parse_args(argv)
 
 
+def recall(searcher: Searcher, queries, passages, length: int) -> dict:
+    """{method: metrics} of finding each query's own passage among all distinct ones."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    known = {text: number for number, text in enumerate(dict.fromkeys(passages))}
+    wanted = [known[text] for text in passages]
+    sides = {"queries": list(queries), "passages": list(known)}
+    words = TfidfVectorizer(sublinear_tf=True).fit(sides["passages"])
+    methods = {
+        "embeddings": lambda _, texts: searcher.embed(texts, length),
+        "TF-IDF": lambda _, texts: words.transform(texts).toarray().astype(np.float32),
+    }
+    data = {**sides, "relevant": wanted}
+    return {name: retrieval.build(embed, data)(None) for name, embed in methods.items()}
+
+
 def main(argv=None):
     a = arguments(argv)
     if a.top < 1 or a.length < 3 or a.limit < 0:
         raise ValueError("--top is at least 1, --length at least 3, --limit 0 or more")
-    searcher, found = load(a.source), passages(a.corpus)
+    if bool(a.pairs) == bool(a.corpus) or bool(a.pairs) == bool(a.queries):
+        raise ValueError("give queries and --corpus to search, or --pairs to measure")
+    searcher = load(a.source)
+    if a.pairs:
+        table = tables.read(a.pairs)
+        sides = table.column(a.query), table.column(a.passage)
+        print(f"{len(table):,} queries, {len(set(sides[1])):,} passages of {a.pairs}", flush=True)
+        for name, found in recall(searcher, *sides, a.length).items():
+            print(f"{name}: " + "  ".join(f"{key} {value:.4f}" for key, value in found.items()))
+        return
+    found = passages(a.corpus)
     found = found[: a.limit] if a.limit else found
     vectors = searcher.embed([text for _, text in found], a.length)
     note = f" ({searcher.cut} read by their beginning)" if searcher.cut else ""
     print(f"{len(found):,} passages of {a.corpus}{note}")
-    numbers, scores = retrieval.nearest(searcher.embed(a.query, a.length), vectors, a.top)
-    for query, row, values in zip(a.query, numbers, scores, strict=True):
+    numbers, scores = retrieval.nearest(searcher.embed(a.queries, a.length), vectors, a.top)
+    for query, row, values in zip(a.queries, numbers, scores, strict=True):
         print(f"\n{query}")
         for rank, (number, score) in enumerate(zip(row, values, strict=True), 1):
             name, text = found[number]

