@@ -20,7 +20,8 @@ DEIT = {**VIT, "drop_path": 0.1}
 DISTILLED = {**DEIT, "dist_token": True, "head": "distilled"}
 
 # Bao et al. 2021, as released: no absolute positions, keys without bias, the mean of patches normed.
-# The released code divides o and down of layer l by sqrt(2 l) at first; here all by sqrt(2 L).
+# Pre-training norms twice, at the end of the stack and in the head, as the reference library's model
+# with CLS pooling does. The released code divides o and down of layer l by sqrt(2 l) at first; here all by sqrt(2 L).
 BEIT = {
     **VIT, "positions": "none", "k_bias": False, "relative_layers": True, "layer_scale": 0.1,
     "pool": "mean", "pool_norm": True, "final_norm": False, "drop_path": 0.1,
@@ -28,7 +29,8 @@ BEIT = {
 }  # fmt: skip
 BEIT_MIM = {
     **BEIT, "relative_layers": False, "relative_shared": True, "mask_token": True,
-    "head": "masked", "vocab": 8192, "labels": 0,
+    "head": "masked", "vocab": 8192, "labels": 0, "final_norm": True, "pool": "first",
+    "pool_norm": False,
 }  # fmt: skip
 
 # Liu et al. 2021. Windows of 7 patches; of 12 for images of 384 pixels.
