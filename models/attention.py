@@ -19,9 +19,9 @@ from models.initial import deviation
 from models.layers import Projection, drop, site
 from models.masks import Mask
 from models.options import Options
+from models.pictures import table_sides
 from models.placement import settle
 from models.positions import rotate
-from models.windows import sides
 
 NEVER = -1e30  # the score of a forbidden pair: finite, so that a row with no key stays finite
 BLOCK = 64  # queries in a block of the blocked form, the least
@@ -214,7 +214,10 @@ class Attention(nn.Module):
         if not o.relative_layers:
             return shared
         if "windows" in ctx:
-            table, grid = Relative(o, sides(o), fixed=True, name="relative"), ctx["windows"].sides
+            table, grid = (
+                Relative(o, table_sides(o), fixed=True, name="relative"),
+                ctx["windows"].sides,
+            )
         else:
             table, grid = Relative(o, o.grid, o.prefix, name="relative"), ctx["grid"].sides
         return table(grid) if shared is None else shared + table(grid)

@@ -1,6 +1,7 @@
 """The columns of the table that models of images have beside those of sequences."""
 
 import dataclasses
+import math
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,42 @@ class Pictures:
         return self.cls_token + self.dist_token + self.registers
 
 
+def stage(o, number: int):
+    """The options of the stack of one of Swin's stages: twice the width and the patch of the one
+    before it, and no head."""
+    scale = 2**number
+    height, width = o.patch_sides
+    high, wide = o.image_size, o.image_width or o.image_size
+    return o.replace(
+        image_size=max(high, height * scale), image_width=max(wide, width * scale),
+        layers=o.depths[number], depths=(o.depths[number],), stage_heads=(o.stage_heads[number],),
+        width=o.width * scale, heads=o.stage_heads[number], patch=height * scale,
+        patch_width=width * scale, head="none", labels=0,
+    )  # fmt: skip
+
+
+def table_sides(o) -> tuple:
+    """The sides of the window that a stage's table of biases is made for, see `models.windows`."""
+    if o.windowing == "square":
+        return o.side, o.side
+    return tuple(min(n, o.side) for n in o.grid)
+
+
+def letters(o) -> dict:
+    """The sizes that the rename tables need, see `models.interop.names_vision`."""
+    if o.kind not in ("vit", "swin"):
+        return {}
+    sides, deepest = (table_sides(o), max(len(o.depths) - 1, 0)) if o.depths else (o.grid, 0)
+    pairs = math.prod(2 * side - 1 for side in sides) + 3 * o.prefix
+    counted = o.prefix * o.position_tokens + math.prod(o.grid)
+    stride = o.stride or o.patch << deepest
+    height, width = o.patch_sides
+    return dict(
+        X=o.channels, I=height, J=width, N=counted, Q=pairs, L=o.registers, A=stride, B=stride,
+        W=o.width << deepest, Y=2 * o.width, Z=4 * o.width,
+    )  # fmt: skip
+
+
 def check(o):
     """ValueError, naming the option, for what a model of images cannot be, or what only it has."""
     for name in ("image_size", "channels", "patch", "side"):
@@ -88,7 +125,7 @@ def check(o):
     for name in ("causal", "cross", "experts", "windows", "embed_width"):
         if getattr(o, name):
             raise ValueError(f"model.{name} is not for model.kind={o.kind!r}")
-    if min(o.grid) < 1:
+    if o.patch > o.image_size or o.patch_sides[1] > (o.image_width or o.image_size):
         raise ValueError(f"patches of {o.patch_sides} pixels are larger than model.image_size")
     _vit(o) if o.kind == "vit" else _swin(o)
 

@@ -10,19 +10,9 @@ from models.heads import Scores
 from models.initial import deviation
 from models.layers import Norm, Projection, site
 from models.options import Options
+from models.pictures import stage
 from models.pixels import Patches, PixelHead
 from models.windows import Windows
-
-
-def stage(o: Options, number: int) -> Options:
-    """The options of one stage's stack: twice the width and the patch for each stage before it."""
-    scale = 2**number
-    height, width = o.patch_sides
-    return o.replace(
-        layers=o.depths[number], depths=(o.depths[number],), stage_heads=(o.stage_heads[number],),
-        width=o.width * scale, heads=o.stage_heads[number], patch=height * scale,
-        patch_width=width * scale, head="none", labels=0,
-    )  # fmt: skip
 
 
 def grids(o: Options, images: tuple) -> list:
@@ -111,8 +101,7 @@ class Swin(nn.Module):
         o = self.o
         self.embed = Patches(o, fill=True)
         self.stages = Stages(o)
-        last = o.replace(pool_norm=False) if len(o.depths) == 1 else stage(o, len(o.depths) - 1)
-        last = last.replace(head=o.head, labels=o.labels)
+        last = stage(o, len(o.depths) - 1).replace(head=o.head, labels=o.labels)
         if o.final_norm:
             self.norm = Norm(last)
         if o.head == "classify":

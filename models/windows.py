@@ -6,6 +6,7 @@ import numpy as np
 
 from models.masks import Mask
 from models.options import Options
+from models.pictures import table_sides
 
 
 @flax.struct.dataclass
@@ -26,7 +27,7 @@ class Windows:
     def of(cls, o: Options, grid: tuple) -> "Windows":
         """The windows of a stage. A grid no larger than a window is one window and is not moved:
         both axes together if `o.windowing` is "square", else each by itself."""
-        table = sides(o)
+        table = table_sides(o)
         if o.windowing == "square":
             small = min(grid) <= o.side
             side = min(grid) if small else o.side
@@ -104,10 +105,3 @@ class Windows:
             return x
         times = sign if moved is True else sign * moved
         return jnp.roll(x, (times * self.shift[0], times * self.shift[1]), (1, 2))
-
-
-def sides(o: Options) -> tuple:
-    """The sides of the window that a stage's table of biases is made for."""
-    if o.windowing == "square":
-        return o.side, o.side
-    return tuple(min(n, o.side) for n in o.grid)
