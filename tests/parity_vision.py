@@ -163,7 +163,15 @@ class Timm(Peer):
 
 
 class Textbook(Peer):
-    """The textbook's listing, made with batch_first=True."""
+    """The textbook's listing, made with batch_first=True.
+
+    Computed in float64: without residuals and norms each layer makes rounding errors ten times
+    larger, and torch's own float32 misses such a case by five tolerances on another machine.
+    """
+
+    def outputs(self, inputs: dict, wanted=()) -> dict:
+        with jax.enable_x64(True):
+            return super().outputs(inputs, wanted)
 
     def read(self, path: Path) -> dict:
         return {**tensors.read_json(path / "config.json"), "model_type": "textbook"}
@@ -174,7 +182,7 @@ class Textbook(Peer):
             families.row(
                 "vit", "textbook", image_size=c["image"], patch=c["patch"], width=c["dim"],
                 channels=c.get("channels", 3), heads=c["heads"], layers=c["layers"],
-                labels=c["classes"], norm_eps=1e-5,
+                labels=c["classes"], dtype="float64",
             )
         )  # fmt: skip
         flat = {}
