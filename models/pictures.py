@@ -113,8 +113,10 @@ def check(o):
         if getattr(o, name) < 0:
             raise ValueError(f"model.{name} is {getattr(o, name)}; expected 0 or more")
     for name in ("layer_scale", "mlp_ratio"):
-        if getattr(o, name) < 0:
+        if not 0 <= getattr(o, name) < 1e4:  # false for what is no number, too
             raise ValueError(f"model.{name} is {getattr(o, name)}; expected 0 or more")
+    if o.hidden < 1:
+        raise ValueError(f"model.mlp_ratio={o.mlp_ratio} of model.width={o.width} leaves no unit")
     if o.kind not in ("vit", "swin"):
         for name in ("relative_shared", "relative_layers", "depths", "stage_heads"):
             if getattr(o, name):

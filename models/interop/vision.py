@@ -192,8 +192,7 @@ def canonical(o: Options, c: dict) -> list:
     How tables of positions are resized does not matter at the size that they are made for.
     """
     idle = [
-        "context", "tied", "score_bias", "score_act", "head_act", "resize", "drop_path",
-        "init_tokens", "position_pad", "token_types",
+        "context", "tied", "score_bias", "score_act", "head_act", "resize",
     ]  # fmt: skip
     if o.kind == "vit":
         idle += ["mlp_ratio", "side", "windowing", "patch_eps"]
