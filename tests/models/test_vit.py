@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 
 from models import families, grids, transformer
 from models.build import build, example
@@ -157,8 +156,9 @@ def test_another_size_reads_resized_tables_and_the_same_size_the_table_itself(ma
 
 @pytest.mark.parametrize("new", [4, 7, 29])
 def test_antialiased_resizing_is_pillows(new):
+    image = pytest.importorskip("PIL.Image")
     table = np.random.default_rng(0).standard_normal((13, 13)).astype(np.float32)
-    theirs = np.asarray(Image.fromarray(table).resize((new, new), Image.Resampling.BICUBIC))
+    theirs = np.asarray(image.fromarray(table).resize((new, new), image.Resampling.BICUBIC))
     ours = grids.resize(jnp.asarray(table)[..., None], (new, new), "antialias")[..., 0]
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
