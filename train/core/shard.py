@@ -27,6 +27,9 @@ RULES = (
     (r"embed/tokens/embedding$", P("tensor", "fsdp")),
     (r"embed/(positions|types)/embedding$", P(None, "fsdp")),
     (r"relative/embedding$", P(None, "tensor")),
+    (r"embed/(cls|dist|mask|registers)$", P(None)),
+    (r"embed/patch/kernel$", P("fsdp")),
+    (r"embed/patch/bias$", P(None)),
     (r"embed/project/kernel$", P(None, "fsdp")),
     (r"embed/project/bias$", P(None)),
     (r"(attn|cross)/[qkv](_global)?/kernel$", P("fsdp", "tensor", None)),
@@ -39,11 +42,15 @@ RULES = (
     (r"mlp/down/kernel$", P("tensor", "fsdp")),
     (r"mlp/down/bias$", P(None)),
     (r"norm/(scale|bias)$", P(None)),
+    (r"_scale/scale$", P(None)),
+    (r"merge/project/kernel$", P("fsdp", None)),
+    (r"head/pixels/kernel$", P("fsdp", None, None, None)),
+    (r"head/pixels/bias$", P(None)),
     (r"(^|/)(head/dense|pool)/kernel$", P("fsdp", None)),
     (r"(^|/)(head/dense|pool)/bias$", P(None)),
     (r"(^|/)head/kernel$", P("fsdp", "tensor")),
     (r"(^|/)head/bias$", P("tensor")),
-    (r"(^|/)score/", P(None)),
+    (r"(^|/)score(_dist)?/", P(None)),
 )
 
 
