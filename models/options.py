@@ -10,13 +10,13 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 
-from models import sides
+from models import convnets, sides
 from models.choices import CHOICES, HEADS, POOLED
 from models.pictures import Pictures
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(Pictures):
+class Options(Pictures, convnets.ConvNets):
     """Static options of a model. Zero means "derived" where a field says so.
 
     Raises ValueError, naming the option, for an unknown, ill-typed or contradictory value.
@@ -159,6 +159,7 @@ class Options(Pictures):
             if size % 2:
                 raise ValueError(f"{self.positions} positions need an even size, not {size}")
         sides.check(self)
+        convnets.check(self)
         if self.head not in HEADS[self.kind]:
             known = ", ".join(HEADS[self.kind])
             raise ValueError(f"model.head is {self.head!r}; heads of a {self.kind} are {known}")
