@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from models.decoder import Decoder
-from models.encdec import EncoderDecoder
 from models.efficientnet import EfficientNet
+from models.encdec import EncoderDecoder
 from models.encoder import Encoder
 from models.options import Options
 from models.resnet import ResNet
