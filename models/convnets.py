@@ -34,7 +34,7 @@ class ConvNets:
     expands: tuple = ()  # factors from a block's input to its inner channels; 1: no such convolution
     expand_unit: int = 1  # inner channels are rounded to multiples of this
     squeeze: float = 0.0  # a gate's channels, a share of the block's input; 0: no gates
-    squeeze_nearest: bool = False  # that product is rounded to the nearest number, not down
+    squeeze_nearest: bool = False  # timm's rounding, of inner channels, not the authors', down
     first_skips: bool = True  # also a stage's first block has a shortcut if its shapes allow one
     padding: str = "symmetric"  # of strided convolutions: see `models.convolution.pads`
     square: tuple = ()  # with "kernel": numbers of the blocks that are padded symmetrically
@@ -78,8 +78,8 @@ def check(o):
         raise ValueError(
             f"model.top={o.top} and model.squeeze={o.squeeze}; expected 0 or more, the latter at most 1"
         )
-    if o.kind == "resnet" and o.bottleneck and any(n % 4 for n in o.widths):
-        raise ValueError(f"model.widths={o.widths!r} of bottlenecks must be multiples of 4")
+    if o.kind == "resnet" and o.bottleneck and min(o.widths) < 4:
+        raise ValueError(f"model.widths={o.widths!r} of bottlenecks must be at least 4")
     even = [k for k in (*o.kernels, o.stem_kernel) if k % 2 == 0]
     if even:
         raise ValueError(f"convolutions have odd kernels, not {even[0]}; see model.kernels")

@@ -14,7 +14,7 @@ import numpy as np
 import tokenizers
 
 from models import transformer
-from models.interop import config, describe, gguf, tensors, untrusted
+from models.interop import config, describe, gguf, tensors, timm, untrusted
 from models.interop.names import TABLES
 from models.interop.rename import flatten, lines, nest
 from models.options import Options
@@ -28,7 +28,8 @@ class Loaded:
 
     Attributes:
         options: its options; `family` is one of ours.
-        variables: {"params": tree of float32 arrays}, the unrolled form.
+        variables: {"params": tree of float32 arrays}, the unrolled form, and other collections that
+            the model has (`batch_stats`).
         tokenizer: a raw `tokenizers.Tokenizer`, or None where the folder has none.
         special: ids of bos, eos, pad, unk; -1 where there is none.
         chat_template: jinja text, or "".
@@ -61,11 +62,11 @@ def load(path) -> Loaded:
         if len(found) == 1:
             return Loaded(*gguf.load(found[0]))
         raise FileNotFoundError(f"{path} has no config.json (and not exactly one .gguf file)")
-    c = untrusted.read_json(path / "config.json")
+    c = timm.spell(untrusted.read_json(path / "config.json"))
     files = tensors.open_folder(path)
-    o, params = convert(c, files)
+    o, variables = convert(c, files)
     tokenizer, special, template = read_tokenizer(path, c)
-    return Loaded(o, {"params": params}, tokenizer, special, template, c)
+    return Loaded(o, variables, tokenizer, special, template, c)
 
 
 def options(path) -> Options:
@@ -73,11 +74,12 @@ def options(path) -> Options:
     path = Path(path)
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path} has no config.json; expected a reference folder")
-    return config.read(untrusted.read_json(path / "config.json"), tensors.open_folder(path))
+    c = timm.spell(untrusted.read_json(path / "config.json"))
+    return config.read(c, tensors.open_folder(path))
 
 
 def convert(c: Mapping, files: tensors.Tensors) -> tuple:
-    """(options, params) of a parsed config.json and its tensors."""
+    """(options, variables) of a parsed config.json and its tensors."""
     o = config.read(c, files)
     if max(o.layers, o.encoder_layers) > max(1000, len(files)):
         deep = max(o.layers, o.encoder_layers)
@@ -86,9 +88,13 @@ def convert(c: Mapping, files: tensors.Tensors) -> tuple:
     prefix = table.prefix if any(name.startswith(table.prefix) for name in files) else ""
     o, skip, alias = _tie(o, table, _embedding(table, o, prefix), files)
     skip = (*skip, *_copies(table, o, prefix, files, alias))
-    flat, used = {}, set(skip)
+    variables, used = {"params": {}}, set(skip)
     for line in lines(table, o, prefix):
+        flat = variables.setdefault(line.collection, {})
         theirs = [_found(alias.get(name, name), files) for name in line.theirs]
+        if line.counter and theirs[0] not in files:
+            flat[line.ours[0]] = np.zeros((), np.int32)
+            continue
         for name in theirs:
             _expect(name, line.shape, files)
         used.update(theirs)
@@ -100,7 +106,7 @@ def convert(c: Mapping, files: tensors.Tensors) -> tuple:
         raise ValueError(
             f"the checkpoint holds {left[0]!r:.80}{more}, which a {c['model_type']} lacks"
         )
-    return o, nest(flat)
+    return o, {collection: nest(flat) for collection, flat in variables.items()}
 
 
 def _expect(name, shape, files):
@@ -200,20 +206,25 @@ def _special(role, named, c, tokenizer):
 
 
 def export(
-    folder, options: Options, params: Mapping, tokenizer=None, special=None, chat_template=""
-) -> None:
+    folder, options: Options, params: Mapping, tokenizer=None, special=None, chat_template="",
+    extra: Mapping | None = None, spelling: str = "",
+) -> None:  # fmt: skip
     """Writes config.json, model.safetensors (float32) and, if given, the tokenizer to `folder`.
 
     Args:
         params: either form of the tree (a scanned one is unstacked).
+        extra: the model's other collections, {"batch_stats": ...}, where it has any.
+        spelling: "timm" for that library's names instead of transformers'.
         tokenizer: a raw `tokenizers.Tokenizer`, or None.
         special: ids of bos, eos, pad, unk (-1: none).
 
     Raises ValueError, before anything is written, for options that the reference cannot express or
     a tree that is not of these options, naming the option or parameter.
     """
-    c = describe.write(options, special)
-    theirs = rename(options, params)
+    if spelling not in ("", "timm"):
+        raise ValueError(f"there is no spelling {spelling!r}; expected '' (transformers) or 'timm'")
+    c = timm.write(options) if spelling else describe.write(options, special)
+    theirs = rename(options, params, extra or {}, timm.kind(options) if spelling else "")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(c, indent=2) + "\n", encoding="utf-8")
@@ -230,22 +241,33 @@ def export(
         (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
 
-def rename(options: Options, params: Mapping) -> dict:
-    """Our parameters (or gradients of that form) under their names, in their layouts."""
+def rename(options: Options, params: Mapping, extra: Mapping | None = None, kind: str = "") -> dict:
+    """Our parameters (or gradients of that form) under their names, in their layouts.
+
+    extra: the model's other collections; without them (None) only parameters are renamed. kind: the
+    table, by default the one that serves the options.
+    """
     if options.scan:
         params = transformer.unstack(params)
-    flat, theirs, used = flatten(params), {}, set()
-    table = TABLES[describe.kind(options)]
+    flat = {"params": flatten(params)}
+    flat |= {name: flatten(tree) for name, tree in (extra or {}).items()}
+    table, theirs, used = TABLES[kind or describe.kind(options)], {}, set()
     for line in lines(table, options, table.before(options)):
+        if extra is None and line.collection != "params":
+            continue
+        mine = flat.get(line.collection, {})
         for path in line.ours:
-            if path not in flat:
-                raise ValueError(f"the parameters lack {path!r:.80}")
-        for name, array in zip(line.theirs, line.save([flat[p] for p in line.ours]), strict=True):
+            if path not in mine:
+                place = "parameters" if line.collection == "params" else line.collection
+                raise ValueError(f"the {place} lack {path!r:.80}")
+        for name, array in zip(line.theirs, line.save([mine[p] for p in line.ours]), strict=True):
             if array.shape != line.shape:
                 raise ValueError(f"{line.ours[0]!r:.80} has a shape that is not of these options")
             theirs[name] = array
-        used.update(line.ours)
-    left = sorted(set(flat) - used)
+        used.update((line.collection, path) for path in line.ours)
+    left = sorted((name, path) for name in flat for path in flat[name] if (name, path) not in used)
     if left:
-        raise ValueError(f"the parameters hold {left[0]!r:.80}, which has no name in the reference")
+        raise ValueError(
+            f"the parameters hold {left[0][1]!r:.80}, which has no name in the reference"
+        )
     return theirs
