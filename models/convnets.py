@@ -54,6 +54,8 @@ def check(o):
         return
     if o.norm == "rms":
         raise ValueError(f"model.norm='rms' is not for a {o.kind}; expected 'batch' or 'layer'")
+    if o.pool not in ("mean", "max"):
+        raise ValueError(f"model.pool={o.pool!r} is not for a {o.kind}; expected 'mean' or 'max'")
     if not 0.0 <= o.norm_decay < 1.0:
         raise ValueError(f"model.norm_decay is {o.norm_decay}; expected 0 <= decay < 1")
     stages = ("depths", "widths", "strides")

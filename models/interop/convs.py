@@ -33,6 +33,7 @@ FIELDS = {  # (their field, its other spelling, our option, their default)
 FREE = ("norm_decay", "norm_unbiased", "zero_last", "drop_path")
 _NAMES = {"gelu_tanh": "gelu_new", "identity": "linear"}
 _WIDTHS = (1.0, 1.1, 1.2, 1.4, 1.6, 1.8, 2.0)
+_PAPER = (16, 24, 40, 80, 112, 192, 320)
 
 
 def _read_resnet(c: Mapping, o: dict) -> dict:
@@ -115,6 +116,8 @@ def kind(o: Options) -> str:
     """The model_type that serves a net. ValueError where there is none."""
     if o.norm != "batch":
         raise ValueError(f"model.norm={o.norm!r} in a {o.kind}: the reference has no such model")
+    if o.kind == "efficientnet" and not o.squeeze:
+        raise ValueError("model.squeeze=0: the reference's efficientnet always has gates")
     return o.kind
 
 
@@ -204,7 +207,9 @@ def _channels(o: Options) -> tuple:
             if scale(32) != o.stem[-1] or scale(1280) != o.top:
                 continue
             found = [
-                next((n for n in _near(width / factor, unit) if scale(n) == width), None)
+                next(
+                    (n for n in (*_PAPER, *_near(width / factor, unit)) if scale(n) == width), None
+                )
                 for width in o.widths
             ]
             if None not in found:

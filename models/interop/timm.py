@@ -84,11 +84,11 @@ def write(o: Options) -> dict:
         c = {"architecture": name, "num_classes": o.labels if o.head == "classify" else 0}
         c["model_args"] = _own(o, name)
         again = describe.canonical(config.read(spell(c)))
-        differs = [option for option in wanted if wanted[option] != again[option]]
+        differs = [option for option in wanted if wanted[option] != again.get(option)]
         if not differs:
             return c
         if fault is None or len(differs) < fault[0]:
-            fault = len(differs), name, differs[0], again[differs[0]]
+            fault = len(differs), name, differs[0], again.get(differs[0])
     _, name, option, other = fault
     raise ValueError(
         f"model.{option} = {getattr(o, option)!r} cannot be written in timm's spelling; its {name} has "
