@@ -14,7 +14,7 @@ import numpy as np
 import tokenizers
 
 from models import transformer
-from models.interop import config, describe, gguf, tensors, timm, untrusted
+from models.interop import config, describe, gguf, pth, tensors, timm, untrusted
 from models.interop.names import TABLES
 from models.interop.rename import flatten, lines, nest
 from models.options import Options
@@ -45,7 +45,8 @@ class Loaded:
 
 
 def load(path) -> Loaded:
-    """The model in a reference folder (config.json, safetensors) or a GGUF file (LLaMA).
+    """The model in a reference folder (config.json, safetensors), a GGUF file (LLaMA) or a legacy torch
+    file (EfficientNet), which is read without running it.
 
     Raises FileNotFoundError for what is not there, ValueError for what is malformed or unsupported,
     naming the file and the field or tensor.
@@ -54,6 +55,9 @@ def load(path) -> Loaded:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected a folder or a .gguf file")
     if path.is_file():
+        if path.suffix in (".pth", ".pt"):
+            nothing = dict.fromkeys(("bos", "eos", "pad", "unk"), -1)
+            return Loaded(*pth.load(path), None, nothing, "", {})
         if path.suffix != ".gguf":
             raise ValueError(f"{path} is neither a folder with config.json nor a .gguf file")
         return Loaded(*gguf.load(path))

@@ -162,6 +162,23 @@ def _timm_efficientnet(o, path):
     return f"{block}.conv_{conv}", f"{block}.bn{number}"
 
 
+_PTH_BLOCK = {
+    "expand": ("_expand_conv", "_bn0"),
+    "depth": ("_depthwise_conv", "_bn1"),
+    "gate": ("_se_reduce", "_se_expand"),
+    "project": ("_project_conv", "_bn2"),
+}
+
+
+def _pth_efficientnet(o, path):
+    if path == "top":
+        return "_conv_head", "_bn1"
+    if not (at := _parts(path)):
+        return "_conv_stem", "_bn0"
+    number = sum(o.depths[: at[0]]) + at[1]
+    return tuple(f"_blocks.{number}.{name}" for name in _PTH_BLOCK[at[2]])
+
+
 def _table(prefix, spell, head):
     return Table((), prefix, "", "", walk=walk(spell, head))
 
@@ -171,4 +188,5 @@ TABLES = {
     "efficientnet": _table("efficientnet.", _hf_efficientnet, "classifier"),
     "timm/ResNet": _table("", _timm_resnet, "fc"),
     "timm/EfficientNet": _table("", _timm_efficientnet, "classifier"),
+    "pth/EfficientNet": _table("", _pth_efficientnet, "_fc"),
 }
