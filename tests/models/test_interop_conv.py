@@ -10,7 +10,7 @@ import pytest
 
 from models import families, interop
 from models.build import build
-from models.interop import config, describe, tensors, timm
+from models.interop import config, describe, tensors, timm_nets
 from models.options import Options
 from tests.models import conv
 
@@ -42,7 +42,7 @@ def test_published_sizes_are_written_as_the_published_configs(size):
 
 
 @pytest.mark.parametrize(
-    "family,spelling", [("resnet", ""), ("efficientnet", ""), ("resnet", "timm")]
+    "family,spelling", [("resnet", "reference"), ("efficientnet", "reference"), ("resnet", "timm")]
 )
 def test_what_is_exported_is_read_again_statistics_included(family, spelling, tmp_path):
     shape = dict(stem=(32,), top=1280, stem_pool=False) if family == "efficientnet" else {}
@@ -68,10 +68,10 @@ def test_what_is_exported_is_read_again_statistics_included(family, spelling, tm
     "name", ["resnet18", "resnet50d", "tf_efficientnet_b3", "efficientnet_lite0"]
 )
 def test_timm_architectures_are_told_from_their_options(name):
-    o = config.read(timm.spell({"architecture": name, "num_classes": 11}))
-    c = timm.write(o)
+    o = config.read(timm_nets.arguments({"architecture": name, "num_classes": 11}))
+    c = timm_nets.write(o)
     assert c["architecture"] == name and c["num_classes"] == 11
-    assert config.read(timm.spell(c)) == o
+    assert config.read(timm_nets.arguments(c)) == o
 
 
 def test_a_file_without_counters_is_read(tmp_path):
@@ -127,19 +127,24 @@ def test_what_is_not_supported_is_named(case, change, words):
 )
 def test_what_is_not_supported_of_timm_is_named(more, words):
     with pytest.raises(ValueError) as error:
-        config.read(timm.spell({"architecture": "resnet18", **more}))
+        config.read(timm_nets.arguments({"architecture": "resnet18", **more}))
     assert all(word in str(error.value) for word in words)
 
 
 @pytest.mark.parametrize(
     "family,change,spelling,words",
     [
-        ("resnet", dict(norm="layer"), "", ("norm", "layer")),
-        ("resnet", dict(stem=(8, 8)), "", ("stem",)),
-        ("resnet", dict(act="gelu"), "", ("inner_act",)),
-        ("efficientnet", dict(squeeze=0.0), "", ("squeeze", "gates")),
-        ("efficientnet", dict(padding="symmetric", stem=(32,), top=1280), "", ("padding",)),
-        ("efficientnet", {}, "", ("stem", "top")),
+        ("resnet", dict(norm="layer"), "reference", ("norm", "layer")),
+        ("resnet", dict(stem=(8, 8)), "reference", ("stem",)),
+        ("resnet", dict(act="gelu"), "reference", ("inner_act",)),
+        ("efficientnet", dict(squeeze=0.0), "reference", ("squeeze", "gates")),
+        (
+            "efficientnet",
+            dict(padding="symmetric", stem=(32,), top=1280),
+            "reference",
+            ("padding",),
+        ),
+        ("efficientnet", {}, "reference", ("stem", "top")),
         ("efficientnet", {}, "timm", ("timm",)),
         ("resnet", {}, "flax", ("spelling", "flax")),
     ],

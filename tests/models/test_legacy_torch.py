@@ -1,7 +1,6 @@
 """Legacy torch files: what tensors need is read, whatever else there is is named, nothing runs."""
 
 import os
-import pickle
 import struct
 
 import numpy as np
@@ -11,11 +10,16 @@ from models import interop
 from models.interop import legacy_torch, pth
 
 ORDERED = b"ccollections\nOrderedDict\n)R"
-HEAD = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True, "type_sizes": {"int": 4}}]
+MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
+VERSION = b"\x80\x02M\xe9\x03."
 
 
 def word(text):
     return b"X" + struct.pack("<I", len(text)) + text.encode()
+
+
+SYSTEM = b"\x80\x02}q\x00(" + word("little_endian") + b"\x88" + word("sizes") + b"}u."
+EVIL = b"c" + os.system.__module__.encode() + b"\nsystem\n(" + word("touch ran") + b"tR"
 
 
 def number(n):
@@ -40,11 +44,11 @@ def mapping(**items):
     return ORDERED + b"(" + b"".join(word(name) + item for name, item in items.items()) + b"u"
 
 
-def legacy(program, data=(), keys=None, head=HEAD, tail=b""):
+def legacy(program, data=(), keys=None, head=(MAGIC, VERSION, SYSTEM), tail=b""):
     """The bytes of a file: `program` between its frame, `data` {key: array} as its storages."""
     data = dict(data)
-    out = b"".join(pickle.dumps(item, 2) for item in head) + b"\x80\x02" + program + b"."
-    out += pickle.dumps(list(data) if keys is None else keys, 2)
+    keys = b"".join(map(word, data)) if keys is None else keys
+    out = b"".join(head) + b"\x80\x02" + program + b".\x80\x02](" + keys + b"e."
     for array in data.values():
         out += struct.pack("<q", array.size) + array.tobytes()
     return out + tail
@@ -83,22 +87,18 @@ def test_attributes_of_dictionaries_are_left_out(read):
     assert set(found) == {"w"}
 
 
-class Runs:
-    def __reduce__(self):
-        return os.system, ("touch ran",)
-
-
 def test_a_file_that_would_run_a_command_is_refused_and_runs_nothing(read, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    evil = pickle.dumps({"w": Runs()}, 2)[2:-1]
-    with pytest.raises(ValueError, match=rf"would call {os.system.__module__}\.system"):
-        read(legacy(evil))
+    name = rf"would call {os.system.__module__}\.system"
+    with pytest.raises(ValueError, match=name):
+        read(legacy(mapping(w=EVIL)))
     for place in range(3):
-        head = [pickle.dumps(Runs(), 2) if i == place else pickle.dumps(h, 2) for i, h in enumerate(HEAD)]
-        with pytest.raises(ValueError, match="system"):
-            read(b"".join(head))
-    with pytest.raises(ValueError, match="system"):
-        read(legacy(GOOD, {"1": A}, keys=[Runs()]))
+        head = [MAGIC, VERSION, SYSTEM]
+        head[place] = b"\x80\x02" + EVIL + b"."
+        with pytest.raises(ValueError, match=name):
+            read(legacy(GOOD, {"1": A}, head=head))
+    with pytest.raises(ValueError, match=name):
+        read(legacy(GOOD, {"1": A}, keys=EVIL))
     assert not (tmp_path / "ran").exists()
 
 
@@ -107,10 +107,10 @@ def test_a_file_that_would_run_a_command_is_refused_and_runs_nothing(read, tmp_p
     [
         (b"", "ends before"),
         (b"PK\x03\x04" + bytes(40), "zip"),
-        (pickle.dumps(5, 2), "magic"),
+        (b"\x80\x02K\x05.", "magic"),
         (b"\x80\x04K\x05.", "protocol 4"),
-        (legacy(GOOD, {"1": A}, head=[*HEAD[:2], {"little_endian": False}]), "little-endian"),
-        (legacy(b"cbuiltins\neval\n" + word("1") + b"\x85R"), "builtins.eval"),
+        (legacy(GOOD, {"1": A}, head=[MAGIC, VERSION, b"\x80\x02}."]), "little-endian"),
+        (legacy(b"cbuiltins\nev" + b"al\n" + word("1") + b"\x85R"), "builtins.eval"),
         (legacy(b"ctorch\nload\n"), "torch.load"),
         (legacy(b"c" + b"x" * 500), "200 bytes"),
         (legacy(b"i" + b"os\nsystem\n"), "operation b'i'"),
@@ -131,8 +131,8 @@ def test_a_file_that_would_run_a_command_is_refused_and_runs_nothing(read, tmp_p
         (legacy(GOOD, {"1": A})[:-8], "truncated"),
         (legacy(GOOD, {"1": A}, tail=b"more"), "4 bytes follow"),
         (legacy(GOOD, {"2": A}), "list of storages"),
-        (legacy(GOOD, {"1": A}, keys=["1", "1"]), "list of storages"),
-        (legacy(GOOD, {"1": A}, keys=[1]), "list of storages"),
+        (legacy(GOOD, {"1": A}, keys=word("1") + word("1")), "list of storages"),
+        (legacy(GOOD, {"1": A}, keys=number(1)), "list of storages"),
         (legacy(mapping(w=tensor("1", 12, (3, 5), (5, 1))), {"1": A}), "beyond its storage"),
         (legacy(mapping(w=tensor("1", 12, (3, 4), (4, 1), 1)), {"1": A}), "beyond its storage"),
         (legacy(mapping(w=tensor("1", 12, (12, 12), (0, 0))), {"1": A}), "beyond its storage"),
@@ -179,6 +179,8 @@ def test_a_net_that_is_not_known_is_named(tmp_path):
     path.write_bytes(legacy(GOOD, {"1": A}))
     with pytest.raises(ValueError, match="no net that is known"):
         interop.load(path)
-    path.write_bytes(legacy(mapping(**{"_conv_stem.weight": tensor("1", 12, (3, 4), (4, 1))}), {"1": A}))
+    path.write_bytes(
+        legacy(mapping(**{"_conv_stem.weight": tensor("1", 12, (3, 4), (4, 1))}), {"1": A})
+    )
     with pytest.raises(ValueError, match="none of EfficientNet's sizes: lite0"):
         pth.load(path)
