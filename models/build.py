@@ -7,15 +7,20 @@ import jax
 import jax.numpy as jnp
 
 from models.decoder import Decoder
+from models.efficientnet import EfficientNet
 from models.encdec import EncoderDecoder
 from models.encoder import Encoder
 from models.options import Options
+from models.resnet import ResNet
 from models.swin import Swin
 from models.vit import ViT
 
-KINDS = {"decoder": Decoder, "encoder": Encoder, "encdec": EncoderDecoder, "vit": ViT, "swin": Swin}
+KINDS = {
+    "decoder": Decoder, "encoder": Encoder, "encdec": EncoderDecoder, "vit": ViT, "swin": Swin,
+    "resnet": ResNet, "efficientnet": EfficientNet,
+}  # fmt: skip
 
-IMAGES = ("vit", "swin")  # kinds of models that read images
+IMAGES = ("vit", "swin", "resnet", "efficientnet")  # kinds of models that read images
 
 
 def build(o: Options) -> nn.Module:

@@ -1,6 +1,6 @@
 """What `models.options.Options` refuses: ill-typed, unknown and contradictory values, named."""
 
-from models import pictures, sides
+from models import convnets, pictures, sides
 from models.choices import CHOICES, HEADS
 
 
@@ -42,6 +42,7 @@ def _sizes(o):
         if size % 2:
             raise ValueError(f"{o.positions} positions need an even size, not {size}")
     sides.check(o)
+    convnets.check(o)
     pictures.check(o)
     if o.head not in HEADS[o.kind]:
         known = ", ".join(HEADS[o.kind])

@@ -1,16 +1,18 @@
 """The values that the named options of `models.options` may take."""
 
 CHOICES = {
-    "kind": ("decoder", "encoder", "encdec", "vit", "swin"),
-    "norm": ("layer", "rms"),
+    "kind": ("decoder", "encoder", "encdec", "vit", "swin", "resnet", "efficientnet"),
+    "norm": ("layer", "rms", "batch"),
     "norm_place": ("pre", "post", "none"),
-    "act": ("gelu", "gelu_tanh", "relu", "silu", "tanh", "quick_gelu", "identity"),
+    "act": ("gelu", "gelu_tanh", "relu", "silu", "tanh", "relu6", "quick_gelu", "identity"),
+    "inner_act": ("", "gelu", "gelu_tanh", "relu", "silu", "tanh", "relu6", "identity"),
+    "padding": ("symmetric", "same", "kernel"),
     "positions": (
         "learned", "sinusoidal", "sinusoidal_halves", "sinusoidal_2d", "rotary", "relative", "none",
     ),
     "resize": ("bicubic", "antialias", "linear"),
     "windowing": ("square", "axes"),
-    "init": ("normal", "xavier", "mesh"),
+    "init": ("normal", "xavier", "mesh", "he"),
     "rope_scaling": ("none", "linear", "llama3"),
     "score_scale": ("sqrt", "none"),
     "head": (
@@ -18,7 +20,7 @@ CHOICES = {
         "choice", "embed", "distilled", "pixels",
     ),
     "head_act": ("", "gelu", "gelu_tanh", "relu", "silu", "tanh", "quick_gelu", "identity"),
-    "pool": ("first", "mean"),
+    "pool": ("first", "mean", "max"),
     "pool_act": ("tanh", "relu", "gelu", "gelu_tanh", "identity"),
     "score_act": ("identity", "tanh", "relu", "gelu", "gelu_tanh", "silu"),
     "dtype": ("float32", "bfloat16", "float64"),
@@ -30,6 +32,8 @@ HEADS = {  # by the kind of model
     "decoder": ("lm", "classify", "double"),
     "encoder": CHOICES["head"][2:11],
     "encdec": ("lm", "none", "classify", "spans"),
+    "resnet": ("none", "classify"),
+    "efficientnet": ("none", "classify"),
     "vit": ("classify", "distilled", "none", "masked", "pixels"),
     "swin": ("classify", "none", "pixels"),
 }

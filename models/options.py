@@ -12,11 +12,12 @@ from collections.abc import Mapping
 
 from models import checks, sides
 from models.choices import POOLED
+from models.convnets import ConvNets
 from models.pictures import Pictures
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(Pictures):
+class Options(Pictures, ConvNets):
     """Static options of a model. Zero means "derived" where a field says so.
 
     Raises ValueError, naming the option, for an unknown, ill-typed or contradictory value.

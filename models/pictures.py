@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+from models import convnets
+
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
@@ -119,7 +121,7 @@ def check(o):
         raise ValueError(f"model.mlp_ratio={o.mlp_ratio} of model.width={o.width} leaves no unit")
     if o.kind not in ("vit", "swin"):
         for name in ("relative_shared", "relative_layers", "depths", "stage_heads"):
-            if getattr(o, name):
+            if getattr(o, name) and (name != "depths" or o.kind not in convnets.KINDS):
                 raise ValueError(f"model.{name} is not for model.kind={o.kind!r}")
         if o.positions == "sinusoidal_2d":
             raise ValueError(f"model.positions='sinusoidal_2d' is not for model.kind={o.kind!r}")

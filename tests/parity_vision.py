@@ -34,8 +34,8 @@ class Peer:
     def __init__(self, path: Path):
         self.config, files = self.read(path), tensors.open_folder(path)
         self.table = self.config["model_type"]
-        self.o, params = self.convert(files)
-        self.model, self.params = build(self.o), params
+        self.o, variables = self.convert(files)
+        self.model, self.params = build(self.o), variables["params"]
         self._run = jax.jit(self._forward)
 
     def read(self, path: Path) -> dict:
@@ -190,7 +190,7 @@ class Textbook(Peer):
             flat.update(
                 zip(line.ours, line.load([files[name] for name in line.theirs]), strict=True)
             )
-        return o, nest(flat)
+        return o, {"params": nest(flat)}
 
 
 OTHERS = {**dict.fromkeys(TIMM, Timm), "torch/TextbookViT": Textbook}

@@ -29,7 +29,7 @@ def test_the_committed_cases_cover_what_we_claim():
     names, calls = set(CASES), {call for name in CASES for call in Case(GOLDEN / name).calls}
     decoders, encoders = {"gpt1", "gpt2", "gpt3", "llama", "moe"}, {"bert", "roberta", "albert"}
     both = {"original", "t5", "bart"}
-    pictures = {"vit", "deit", "beit", "swin", "timm"}
+    pictures = {"vit", "deit", "beit", "swin", "resnet", "efficientnet", "timm"}
     families = decoders | encoders | both | pictures | {"longformer"}
     assert {name.split("/")[0] for name in names} == families
     assert {"greedy", "beam", "beam_late", "leftpad", "nomask", "offset"} <= calls
