@@ -63,7 +63,7 @@ def text(o, variables, tokenizer, source: str, target: str, which: str) -> tuple
     if tokenizer is None:
         raise ValueError("the source has no tokenizer; maps of a text need one")
     encode = lambda words: list(tokenizer.encode_batch([words], special=False)[0])
-    name = lambda ids: [tokenizer.decode([i]).strip() or "·" for i in map(int, ids)]
+    name = lambda ids: [_shown(tokenizer.decode([i]).strip(), i) for i in map(int, ids)]
     ids = encode(source) + ([tokenizer.eos] if o.kind == "encdec" and tokenizer.eos >= 0 else [])
     if o.kind == "encoder":
         framed = rows.texts([source], tokenizer, o.context, True, "classify").batches(1)[0]
@@ -85,6 +85,10 @@ def text(o, variables, tokenizer, source: str, target: str, which: str) -> tuple
         weights = found["decoder"]["cross" if which == "cross" else "attn"]
     sides = ids if which == "encoder" else mine, mine if which == "decoder" else ids
     return np.asarray(weights)[:, 0], *map(name, sides)
+
+
+def _shown(token: str, number: int) -> str:
+    return token if token and token.isprintable() else f"#{number}"
 
 
 def image(o, variables, path: str, source: str, query: int, rollout: bool) -> tuple:
