@@ -50,15 +50,18 @@ class Embed(nn.Module):
             shape = (o.thin, o.width)
             self.project = Projection("btu,ud->btd", shape, 1, deviation(o, "project"), o.dtype)
 
-    def __call__(self, tokens, positions, key=None, types=None, table=None):
+    def __call__(self, tokens, positions, key=None, types=None, table=None, embedded=None):
         o = self.o
-        table = self.tokens.embedding if table is None else table
-        if o.drop_table:
-            table = drop(table, o.drop_embed, site(key, 0))
-        table = place(table, "tensor", None)
-        x = place(table[tokens].astype(o.activations), ROWS)
-        if o.embed_scale:
-            x = x * jnp.asarray(math.sqrt(o.width), x.dtype)
+        if embedded is None:
+            table = self.tokens.embedding if table is None else table
+            if o.drop_table:
+                table = drop(table, o.drop_embed, site(key, 0))
+            table = place(table, "tensor", None)
+            x = place(table[tokens].astype(o.activations), ROWS)
+            if o.embed_scale:
+                x = x * jnp.asarray(math.sqrt(o.width), x.dtype)
+        else:
+            x = place(embedded.astype(o.activations), ROWS)
         if o.token_types:
             types = jnp.zeros_like(tokens) if types is None else types
             x = x + _rows(self.types.embedding, types).astype(x.dtype)
@@ -107,9 +110,13 @@ class Body(nn.Module):
         with windows; `encoded` [B,S,D] and `encoded_mask` [B,S] for those with cross-attention,
         which a cache keeps from its first call on. With a cache the T tokens are written to its next
         slots; segments and a cache together are a ValueError, as are tokens beyond the context.
-        `table` [V,U] is the token table of a body that has none of its own.
+        `table` [V,U] is the token table of a body that has none of its own. In place of `tokens`
+        there may be `embedded` [B,T,D], what the table would have given.
         """
-        o, tokens = self.o, batch["tokens"]
+        o, embedded = self.o, batch.get("embedded")
+        if embedded is not None:
+            batch = {**batch, "tokens": jnp.zeros(embedded.shape[:2], jnp.int32)}
+        tokens = batch["tokens"]
         self._check(batch, cache)
         real = batch.get("mask")
         if real is None:
@@ -119,7 +126,9 @@ class Body(nn.Module):
             positions = places.count(o, tokens, real, batch.get("segments"), cache)
         key = self._key()
 
-        x, ctx = self.embed(tokens, positions, site(key, 0), batch.get("token_types"), table)
+        x, ctx = self.embed(
+            tokens, positions, site(key, 0), batch.get("token_types"), table, embedded
+        )
         ctx["real"] = real
         state = {"x": x}
         segments = batch.get("segments")

@@ -35,6 +35,8 @@ def example(o: Options, batch: int = 1, time: int = 1) -> dict:
         return {"images": jnp.zeros(shape, jnp.float32)}
     shape = (batch, 1, time) if o.head == "choice" else (batch, time)
     out = {"tokens": jnp.zeros(shape, jnp.int32)}
+    if o.frames:
+        out = {"frames": jnp.zeros((batch, 2 * time, o.frames), jnp.float32)}
     if o.kind == "encdec":
         out["decoder_tokens"] = jnp.zeros(shape, jnp.int32)
     elif o.cross:

@@ -1,4 +1,4 @@
-"""Encoder-decoders: the 2017 Transformer, T5 and BART.
+"""Encoder-decoders: the 2017 Transformer, T5, BART, and Whisper, whose encoder reads sound.
 
 Two stacks over tokens, joined by cross-attention in every block of the second (Vaswani et al. 2017,
 section 3.1). They usually share one token table, which may be the language head as well.
@@ -11,6 +11,7 @@ from models import sides
 from models.body import Body, Table
 from models.heads import LanguageHead, Pooler, Scores, last_real
 from models.options import Options
+from models.sound import Frames
 
 
 class Tables(nn.Module):
@@ -42,6 +43,8 @@ class EncoderDecoder(nn.Module):
         self.embed = Tables(o)
         self.encoder = Body(sides.encoder(o), shared=not o.encoder_vocab)
         self.decoder = Body(o, shared=True)
+        if o.frames:
+            self.frames = Frames(o)
         if o.head == "lm":
             self.head = LanguageHead(o)
         if o.pools:
@@ -50,11 +53,16 @@ class EncoderDecoder(nn.Module):
             self.score = Scores(o)
 
     def encode(self, batch):
-        """The encoder's hidden states [B,S,D] of `tokens`, under `mask`."""
+        """The encoder's hidden states [B,S,D] of `tokens`, under `mask`, or of `frames` [B,2S,M]."""
         if "segments" in batch:
             raise ValueError("an encoder-decoder reads one document a row; the batch has segments")
         names = ("tokens", "mask", "positions")
-        batch = {name: batch[name] for name in names if name in batch}
+        given = {name: batch[name] for name in names if name in batch}
+        if self.o.frames:
+            if "frames" not in batch:
+                raise ValueError("the batch lacks `frames` [B,2S,M], which this encoder reads")
+            given["embedded"] = self.frames(batch["frames"])
+        batch = given
         return self.encoder.features(batch, table=self._table(self.o.encoder_vocab))[0]
 
     def features(self, batch, cache=None):
@@ -67,7 +75,7 @@ class EncoderDecoder(nn.Module):
         for name in ("mask", "positions"):
             if f"decoder_{name}" in batch:
                 mine[name] = batch[f"decoder_{name}"]
-        if "encoded" in batch or "tokens" in batch:
+        if "encoded" in batch or ("frames" if self.o.frames else "tokens") in batch:
             mine["encoded"] = batch["encoded"] if "encoded" in batch else self.encode(batch)
             mask = batch.get("encoded_mask", batch.get("mask"))
             if mask is not None:

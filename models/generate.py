@@ -75,12 +75,12 @@ class Step:
     def cache(self, rows: int, slots: int, params=None, source=None):
         """An empty cache in the type that the model computes in.
 
-        An encoder-decoder needs its parameters and the source, {"tokens", "mask"} [B,S].
+        An encoder-decoder needs its parameters and the source, {"tokens" or "frames", "mask"}.
         """
         o = self.model.o
         if source is None:
             return caches.init(o, rows, slots, jnp.dtype(o.dtype))
-        cache = caches.init(o, rows, slots, jnp.dtype(o.dtype), source["tokens"].shape[1])
+        cache = caches.init(o, rows, slots, jnp.dtype(o.dtype), source["mask"].shape[1])
         encoded = self.model.apply(params, source, method="encode")
         return {**cache, "encoded": encoded, "encoded_mask": source["mask"]}
 
@@ -247,8 +247,9 @@ def generate(
 ) -> Generated:
     """Generates from left-padded prompts: tokens and mask [B,T] (1 = real; default: all).
 
-    To an encoder-decoder they are the source [B,S], padded on any side; `prompt` [B,T] is how each
-    target begins, by default with `o.start` alone. Sampling needs `seeds` (an integer per row) or a
+    To an encoder-decoder they are the source [B,S], padded on any side (of sound: the frames
+    [B,2S,M]); `prompt` [B,T] is how each target begins, by default with `o.start` alone. Sampling needs `seeds`
+    (an integer per row) or a
     `key`. Stop strings need text: see `models.streaming.generate`. ValueError for prompts that do
     not fit the model's context.
     """

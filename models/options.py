@@ -41,6 +41,8 @@ class Options(Pictures, ConvNets):
     encoder_heads: int = 0
     encoder_ff: int = 0
     encoder_vocab: int = 0  # of a token table that is the encoder's own; 0: one table for both
+    encoder_context: int = 0  # as the decoder's, like the sizes above
+    frames: int = 0  # mel bands of sound, which the encoder reads in place of tokens
     start: int = 0  # the token before a target's first
     # norms
     norm: str = "layer"

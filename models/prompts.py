@@ -86,7 +86,7 @@ def given(o, tokens, mask, s: Settings, prompt=None) -> tuple:
             raise ValueError("prompt is for encoder-decoders; a decoder's prompts are its tokens")
         return *check(o, tokens, mask, s), None
     read = source(o, tokens, mask)
-    rows = len(read["tokens"])
+    rows = len(read["mask"])
     prompt = np.full((rows, 1), o.start) if prompt is None else np.asarray(prompt)
     if len(prompt) != rows:
         raise ValueError(f"prompt has {len(prompt)} rows, the source {rows}")
@@ -94,7 +94,10 @@ def given(o, tokens, mask, s: Settings, prompt=None) -> tuple:
 
 
 def source(o, tokens, mask=None) -> dict:
-    """The source of an encoder-decoder as {"tokens", "mask"} [B,S], or a ValueError about it."""
+    """The source of an encoder-decoder as {"tokens", "mask"} [B,S], or a ValueError about it; of one
+    that reads sound, {"frames"} [B,2S,M] beside a mask of ones."""
+    if o.frames:
+        return _sound(o, np.asarray(tokens), mask)
     tokens, vocab = np.asarray(tokens), o.encoder_vocab or o.vocab
     mask = np.ones(tokens.shape, np.int32) if mask is None else np.asarray(mask).astype(np.int32)
     if tokens.ndim != 2 or mask.shape != tokens.shape or not tokens.size:
@@ -105,3 +108,15 @@ def source(o, tokens, mask=None) -> dict:
         wrong = int(tokens.max() if tokens.max() >= vocab else tokens.min())
         raise ValueError(f"token {wrong} is outside the encoder's vocabulary of {vocab}")
     return {"tokens": tokens.astype(np.int32), "mask": mask}
+
+
+def _sound(o, frames, mask) -> dict:
+    if mask is not None:
+        raise ValueError("sound has no mask; fill it with silence")
+    if frames.ndim != 3 or frames.shape[1] % 2 or frames.shape[2] != o.frames:
+        raise ValueError(f"frames are {frames.shape}; expected [B,2S,{o.frames}]")
+    steps, most = frames.shape[1] // 2, o.encoder_context or o.context
+    if not 1 <= steps <= most:
+        raise ValueError(f"{frames.shape[1]} frames; the model reads 2 to {2 * most}")
+    mask = np.ones((len(frames), steps), np.int32)
+    return {"frames": frames.astype(np.float32), "mask": mask}

@@ -7,7 +7,14 @@ One `Options` describes both: its sizes are the decoder's, `encoder_layers`, `en
 RATES = (
     "drop_embed", "drop_attn", "drop_resid", "drop_head", "drop_act", "drop_final", "drop_path",
 )  # fmt: skip
-_SIZES = ("encoder_layers", "encoder_heads", "encoder_ff", "encoder_vocab")
+_SIZES = (
+    "encoder_layers",
+    "encoder_heads",
+    "encoder_ff",
+    "encoder_vocab",
+    "encoder_context",
+    "frames",
+)
 
 
 def encoder(o):
@@ -16,6 +23,7 @@ def encoder(o):
         kind="encoder", head="none", causal=False, cross=False, pooler=False, labels=0,
         layers=o.encoder_layers or o.layers, heads=o.encoder_heads or o.heads, kv_heads=0,
         ff=o.encoder_ff or o.hidden, vocab=o.encoder_vocab or o.vocab, start=0, head_scale=False,
+        context=o.encoder_context or o.context,
         **dict.fromkeys(_SIZES, 0),
     )  # fmt: skip
 
@@ -42,6 +50,8 @@ def check(o):
     for name in ("windows", "experts", "share_groups", "embed_width", "token_types"):
         if getattr(o, name):
             raise ValueError(f"model.{name} is not for model.kind='encdec'")
+    if o.frames and o.encoder_vocab:
+        raise ValueError("model.frames takes the place of the encoder's tokens and encoder_vocab")
     if o.start >= o.vocab:
         raise ValueError(f"model.start={o.start} is outside model.vocab={o.vocab}")
     if o.encoder_heads and not o.head_size and o.width % o.encoder_heads:

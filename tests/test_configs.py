@@ -41,7 +41,7 @@ def shapes(options):
 
 def test_all_are_here():
     assert {path.stem for path in FILES} >= {"shakespeare", "gpt1", "gpt2", "gpt3", "llama", "moe"}
-    for family in families.FAMILIES:
+    for family in set(families.FAMILIES) - {"whisper"}:  # read and written, not trained
         assert set(families.sizes(family)) <= set(variants(FOLDER / f"{family}.py"))
 
 

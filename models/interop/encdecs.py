@@ -50,8 +50,19 @@ FIELDS = {
         ("tie_word_embeddings", "", "tied", True),
     ),
 }
-FAMILY = {"bart": "bart", "marian": "transformer", "t5": "t5"}
-BODY = {"bart": "Bart", "marian": "Marian", "t5": "T5"}
+FIELDS["whisper"] = (
+    *changed(
+        tuple(row for row in _BART if row[0] not in ("max_position_embeddings", "classifier_dropout")),
+        vocab_size=51865, d_model=384, decoder_layers=4, encoder_layers=4, decoder_attention_heads=6,
+        encoder_attention_heads=6, decoder_ffn_dim=1536, encoder_ffn_dim=1536, dropout=0.0,
+        decoder_start_token_id=50257,
+    ),
+    ("num_mel_bins", "", "frames", 80),
+    ("max_source_positions", "", "encoder_context", 1500),
+    ("max_target_positions", "", "context", 448),
+)  # fmt: skip
+FAMILY = {"bart": "bart", "marian": "transformer", "t5": "t5", "whisper": "whisper"}
+BODY = {"bart": "Bart", "marian": "Marian", "t5": "T5", "whisper": "Whisper"}
 ALLOWED = dict.fromkeys(FIELDS, ("is_encoder_decoder",))
 _HEADS = {  # the ends of their architectures' names
     "ForConditionalGeneration": "lm", "WithLMHeadModel": "lm", "MTModel": "lm",
@@ -118,7 +129,16 @@ def _read_t5(c, o):
     )  # fmt: skip
 
 
-READ = {"bart": _read_bart, "marian": _read_bart, "t5": _read_t5}
+def _read_whisper(c, o):
+    if get(c, "apply_spec_augment", False, bool):
+        raise ValueError("config.json: apply_spec_augment = true is not supported")
+    return dict(
+        kind="encdec", cross=True, norm_place="pre", norm_eps=1e-5, k_bias=False,
+        positions="learned", act=act(c, "activation_function", "gelu"), drop_embed=o["drop_resid"],
+    )  # fmt: skip
+
+
+READ = {"bart": _read_bart, "marian": _read_bart, "t5": _read_t5, "whisper": _read_whisper}
 
 
 def read_head(c: Mapping, names, o: dict) -> dict:
@@ -131,8 +151,8 @@ def read_head(c: Mapping, names, o: dict) -> dict:
         raise ValueError(f"config.json: architectures names {stated}, a head that is not supported")
     signs = [head for name, head in _SIGNS if name in names]
     head = ends[0] if ends else signs[0] if signs else _unstated(kind, names)
-    if body == "Marian" and head in ("classify", "spans"):
-        raise ValueError(f"config.json: a marian has no head {head!r}")
+    if body in ("Marian", "Whisper") and head in ("classify", "spans"):
+        raise ValueError(f"config.json: a {kind} has no head {head!r}")
     if head in ("tokens", "encoder"):
         return _alone(c, o, head)
     found = dict(head=head, head_bias="final_logits_bias" in names)
@@ -162,6 +182,8 @@ def _alone(c, o, head):
 
 def kind(o: Options) -> str:
     """The model_type that serves an encoder-decoder, or one of its stacks."""
+    if o.frames:
+        return "whisper"
     known = {"relative": "t5", "learned": "bart", "sinusoidal_halves": "marian"}
     return known.get(o.positions, "transformer")
 
@@ -231,4 +253,10 @@ def _write_t5(o):
     )
 
 
-WRITE = {"bart": _write_bart, "marian": _write_marian, "t5": _write_t5}
+def _write_whisper(o):
+    return _write_bart(o) | dict(max_source_positions=o.encoder_context or o.context)
+
+
+WRITE = {
+    "bart": _write_bart, "marian": _write_marian, "t5": _write_t5, "whisper": _write_whisper,
+}  # fmt: skip

@@ -14,7 +14,18 @@ import numpy as np
 import tokenizers
 
 from models import transformer
-from models.interop import config, convs, describe, gguf, pth, tensors, timm, timm_nets, untrusted
+from models.interop import (
+    config,
+    convs,
+    ctranslate,
+    describe,
+    gguf,
+    pth,
+    tensors,
+    timm,
+    timm_nets,
+    untrusted,
+)
 from models.interop.names import TABLES
 from models.interop.rename import flatten, lines, nest
 from models.options import Options
@@ -45,8 +56,8 @@ class Loaded:
 
 
 def load(path) -> Loaded:
-    """The model in a reference folder (config.json, safetensors), a GGUF file (LLaMA) or a legacy torch
-    file (EfficientNet), which is read without running it.
+    """The model in a reference folder (config.json, safetensors), a GGUF file (LLaMA), a folder of
+    CTranslate2 (Whisper) or a legacy torch file (EfficientNet), which is read without running it.
 
     Raises FileNotFoundError for what is not there, ValueError for what is malformed or unsupported,
     naming the file and the field or tensor.
@@ -67,7 +78,10 @@ def load(path) -> Loaded:
             return Loaded(*gguf.load(found[0]))
         raise FileNotFoundError(f"{path} has no config.json (and not exactly one .gguf file)")
     c = _spelled(untrusted.read_json(path / "config.json"))
-    files = tensors.open_folder(path)
+    if ctranslate.is_folder(path, c):
+        c, files = ctranslate.read(path, read_tokenizer(path, c)[0])
+    else:
+        files = tensors.open_folder(path)
     o, variables = convert(c, files)
     tokenizer, special, template = read_tokenizer(path, c)
     return Loaded(o, variables, tokenizer, special, template, c)

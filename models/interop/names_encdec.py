@@ -65,6 +65,54 @@ BART = Table(
 )  # fmt: skip
 
 
+def _whisper(side: str) -> tuple:
+    """One stack of Whisper; keys have no bias."""
+    layer, block = f"@{side}.layers.{{i}}", f"{side}/blocks/{{i}}"
+    rows = (
+        Row(f"{side}/embed/positions/embedding", f"@{side}.embed_positions.weight", "P D -> P D"),
+        *_keyless(f"{block}/attn", f"{layer}.self_attn"),
+        *norms(f"{block}/attn_norm", f"{layer}.self_attn_layer_norm"),
+        *dense(f"{block}/mlp/up", f"{layer}.fc1", "F D -> D F"),
+        *dense(f"{block}/mlp/down", f"{layer}.fc2", "D F -> F D"),
+        *norms(f"{block}/mlp_norm", f"{layer}.final_layer_norm"),
+        *norms(f"{side}/norm", f"@{side}.layer_norm"),
+    )
+    if side == "encoder":
+        return rows
+    return (
+        *rows,
+        *_keyless(f"{block}/cross", f"{layer}.encoder_attn"),
+        *norms(f"{block}/cross_norm", f"{layer}.encoder_attn_layer_norm"),
+    )
+
+
+def _keyless(ours: str, theirs: str) -> tuple:
+    both = "(H K) D -> D H K", "(H K) -> H K"
+    return (
+        *(Row(f"{ours}/{n}/kernel", f"{theirs}.{n}_proj.weight", both[0]) for n in "qkv"),
+        *(Row(f"{ours}/{n}/bias", f"{theirs}.{n}_proj.bias", both[1]) for n in "qv"),
+        *dense(f"{ours}/o", f"{theirs}.out_proj", "D (H K) -> H K D"),
+    )
+
+
+WHISPER = Table(
+    rows=(
+        Row("embed/tokens/embedding", "@decoder.embed_tokens.weight", "V D -> V D"),
+        Row("frames/conv1/kernel", "@encoder.conv1.weight", "D Z T -> T Z D"),
+        Row("frames/conv1/bias", "@encoder.conv1.bias", "D -> D"),
+        Row("frames/conv2/kernel", "@encoder.conv2.weight", "D M T -> T M D"),
+        Row("frames/conv2/bias", "@encoder.conv2.bias", "D -> D"),
+        *_whisper("encoder"),
+        *_whisper("decoder"),
+        Row("head/kernel", "proj_out.weight", "V D -> D V", _untied),
+    ),
+    prefix="model.",
+    ignore="",
+    embedding="@decoder.embed_tokens.weight",
+    head="proj_out.weight",
+)
+
+
 def _linear(ours: str, theirs: str, pattern: str, when=lambda o: True) -> Row:
     return Row(f"{ours}/kernel", f"{theirs}.weight", pattern, when)
 
@@ -160,4 +208,4 @@ TRANSFORMER = Table(
     embedding="@embed.weight",
 )
 
-TABLES = {"bart": BART, "marian": BART, "t5": T5, "transformer": TRANSFORMER}
+TABLES = {"bart": BART, "marian": BART, "t5": T5, "transformer": TRANSFORMER, "whisper": WHISPER}

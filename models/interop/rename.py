@@ -66,7 +66,7 @@ def letters(o: Options) -> dict:
     return dict(
         D=o.width, H=o.heads, G=o.groups, K=o.size, F=o.hidden, V=o.vocab, E=o.experts,
         P=o.context + o.position_offset, C=o.outputs, U=o.thin, S=o.token_types, M=o.pool_width or o.width,
-        R=o.buckets, **pictures.letters(o),
+        R=o.buckets, Z=o.frames, T=3, **pictures.letters(o),
     )  # fmt: skip
 
 

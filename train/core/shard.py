@@ -31,6 +31,8 @@ RULES = (
     (r"embed/patch/kernel$", P("fsdp")),
     (r"embed/patch/bias$", P(None)),
     (r"embed/project/kernel$", P(None, "fsdp")),
+    (r"frames/conv[12]/kernel$", P(None, None, "fsdp")),
+    (r"frames/conv[12]/bias$", P(None)),
     (r"embed/project/bias$", P(None)),
     (r"(attn|cross)/[qkv](_global)?/kernel$", P("fsdp", "tensor", None)),
     (r"(attn|cross)/[qkv](_global)?/bias$", P("tensor", None)),
