@@ -63,11 +63,12 @@ class Table:
 
 def letters(o: Options) -> dict:
     """The size of every letter that a pattern may use, but n."""
-    return dict(
+    found = dict(
         D=o.width, H=o.heads, G=o.groups, K=o.size, F=o.hidden, V=o.vocab, E=o.experts,
         P=o.context + o.position_offset, C=o.outputs, U=o.thin, S=o.token_types, M=o.pool_width or o.width,
-        R=o.buckets, Z=o.frames, T=3, **pictures.letters(o),
+        R=o.buckets, Z=o.frames, T=3,
     )  # fmt: skip
+    return found | pictures.letters(o)
 
 
 def _axes(pattern: str):
