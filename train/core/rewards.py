@@ -5,6 +5,7 @@ group methods leave out (`train.core.advantages.group`) and PPO refuses.
 """
 
 import re
+from collections import Counter
 
 import jax.numpy as jnp
 import numpy as np
@@ -77,4 +78,24 @@ def short(prompt: str, answer: str, target: str) -> float:
     return -max(0, len(answer) - len(target)) / max(len(target), 1)
 
 
-PLAIN = {"exact": exact, "last_number": last_number, "short": short}
+def letters(prompt: str, answer: str, target: str) -> float:
+    """F1 of the answer's characters and the target's, counted, in any order: 1 for an anagram."""
+    shared = (Counter(answer) & Counter(target)).total()
+    return 2 * shared / max(len(answer) + len(target), 1)
+
+
+PLAIN = {"exact": exact, "last_number": last_number, "short": short, "letters": letters}
+
+
+def affine(raw, mean: float = 0.0, std: float = 1.0) -> tuple[float, float]:
+    """(gain, bias) that take scores of the fixed reference's answers to a mean and deviation.
+
+    gain = std / old deviation, bias = mean - gain old mean (Ziegler et al. 2019, section 2.1). Scores
+    that are all equal keep their scale.
+    """
+    raw = np.asarray(raw, np.float64)
+    raw = raw[np.isfinite(raw)]
+    if not len(raw):
+        raise ValueError("no answer of the reference has a score to normalise by")
+    gain = std / raw.std() if raw.std() > 0 else 1.0
+    return float(gain), float(mean - gain * raw.mean())
