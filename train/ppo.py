@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.build import build
+from models.build import build, example
 from models.likelihood import of_tokens
 from models.options import Options
 from train.core import checkpoint, kl, loop, losses, origin, policy, rewards, rollout, rounds, shard
@@ -235,13 +235,8 @@ def make_task(config, o, value, tokenizer, setting, frozen, given=None) -> Task:
             sums["value_loss"] = (square * mask).sum(), mask.sum()
             sums["value_clipped"] = (cut * mask).sum(), mask.sum()
         if weight:
-            x, _ = model.apply(own, {"tokens": batch["mix_tokens"]}, method="features")
-            head = lambda x: model.apply(own, x, method="logits")
-            other, rows = losses.cross_entropy(
-                head, x, batch["mix_targets"], batch["mix_weights"], totals["mix"]
-            )
+            other, sums["mix"] = _likelihood(model, own, batch, totals["mix"])
             value = value + weight * other
-            sums["mix"] = rows["nll"]
         return value, (extra, sums)
 
     def init(key):
@@ -265,9 +260,15 @@ def make_task(config, o, value, tokenizer, setting, frozen, given=None) -> Task:
     )
 
 
-def _fresh(o):
-    from models.build import example
+def _likelihood(model, variables, batch, total):
+    """(mean negative log-likelihood, (sum, count)) of the pre-training mix in a minibatch."""
+    x, _ = model.apply(variables, {"tokens": batch["mix_tokens"]}, method="features")
+    head = lambda x: model.apply(variables, x, method="logits")
+    found, sums = losses.cross_entropy(head, x, batch["mix_targets"], batch["mix_weights"], total)
+    return found, sums["nll"]
 
+
+def _fresh(o):
     return lambda key: build(o).init(key, example(o))["params"]
 
 

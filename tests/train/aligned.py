@@ -31,6 +31,7 @@ def config(loop: str, folder, rows, head="lm", **changes) -> ConfigDict:
             data=dict(train=str(path), valid="", valid_share=0.25, tokenizer="byte", packing="none"),
             optim=dict(lr=1e-2, warmup=1), log=dict(every=1, tensorboard=False),
             init=dict(model=False), lora=dict(rank=0), preference={}, ppo={}, kl={}, reward={}, mix={},
+            anomaly=dict(policy="stop"),
         )
     )  # fmt: skip
     made.update_from_flattened_dict(changes)
@@ -54,10 +55,11 @@ def gradients(task, batch, micro=1, scale=1.0):
     return {name: float(x) for name, x in metrics.items()}, found
 
 
-def same(a, b, tolerance=2e-6):
-    """Whether two (metrics, gradients) agree, and some gradient is not 0."""
+def same(a, b, tolerance=2e-6) -> bool:
+    """True if two (metrics, gradients) agree and some gradient is not 0; AssertionError names which."""
     assert a[0]["loss"] != 0 or any(np.any(x) for x in a[1].values())
     assert a[0]["loss"] == np.float32(b[0]["loss"]) or abs(a[0]["loss"] - b[0]["loss"]) < tolerance
     for name, x in a[1].items():
         np.testing.assert_allclose(x, b[1][name], atol=tolerance, err_msg=name)
     assert max(np.abs(x).max() for x in a[1].values()) > 1e-4
+    return True

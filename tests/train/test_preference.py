@@ -38,9 +38,9 @@ def test_accumulating_and_padding_change_nothing(dpo):
     batch = stream.batch(0)
     whole = aligned.gradients(task, batch, scale=3.0)
     assert abs(whole[0]["margin"]) > 1e-4
-    aligned.same(whole, aligned.gradients(task, batch, micro=2, scale=3.0))
+    assert aligned.same(whole, aligned.gradients(task, batch, micro=2, scale=3.0))
     wide = {name: np.pad(x, ((0, 0), (0, 0), (0, 3))) for name, x in batch.items()}
-    aligned.same(whole, aligned.gradients(task, wide, scale=3.0))
+    assert aligned.same(whole, aligned.gradients(task, wide, scale=3.0))
 
 
 def test_the_reference_has_no_gradient_and_prompts_do_not_count(dpo):

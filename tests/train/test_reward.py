@@ -37,7 +37,7 @@ def opened(tmp_path_factory):
 def test_accumulating_changes_nothing(opened):
     *_, stream, _, task = opened
     whole = aligned.gradients(task, stream.batch(0), scale=5.0)
-    aligned.same(whole, aligned.gradients(task, stream.batch(0), micro=2, scale=5.0))
+    assert aligned.same(whole, aligned.gradients(task, stream.batch(0), micro=2, scale=5.0))
 
 
 def test_padding_changes_nothing(opened):
@@ -46,11 +46,11 @@ def test_padding_changes_nothing(opened):
     found = aligned.gradients(task, batch, scale=5.0)
     wide = {name: np.pad(batch[name], ((0, 0), (0, 0), (0, 4)), constant_values=fill)
             for name, fill in (("tokens", 9), ("mask", 0))}  # fmt: skip
-    aligned.same(found, aligned.gradients(task, {**batch, **wide}, scale=5.0))
+    assert aligned.same(found, aligned.gradients(task, {**batch, **wide}, scale=5.0))
     more = {name: np.pad(batch[name], ((0, 0), (0, 1), (0, 0))) for name in ("tokens", "mask")}
     more["mask"][:, -1, 0] = 1
     more["better"] = np.pad(batch["better"], ((0, 0), (0, 1), (0, 1)))
-    aligned.same(found, aligned.gradients(task, {**batch, **more}, scale=5.0))
+    assert aligned.same(found, aligned.gradients(task, {**batch, **more}, scale=5.0))
 
 
 def test_what_pads_is_is_never_read(opened):

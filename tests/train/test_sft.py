@@ -24,7 +24,7 @@ def test_accumulating_changes_nothing(opened):
     *_, stream, _, task = opened
     batch = stream.batch(0)
     whole = aligned.gradients(task, batch, scale=5.0)
-    aligned.same(whole, aligned.gradients(task, batch, micro=4, scale=5.0))
+    assert aligned.same(whole, aligned.gradients(task, batch, micro=4, scale=5.0))
 
 
 def test_padding_and_packing_change_nothing(opened):
@@ -33,8 +33,8 @@ def test_padding_and_packing_change_nothing(opened):
     narrow = answers.pad(rows, 10, 0)
     found = aligned.gradients(task, narrow, scale=5.0)
     wide = answers.pad(rows, 16, 77)
-    aligned.same(found, aligned.gradients(task, wide, scale=5.0))
-    aligned.same(found, aligned.gradients(task, answers.pack([rows], 12, 5), scale=5.0))
+    assert aligned.same(found, aligned.gradients(task, wide, scale=5.0))
+    assert aligned.same(found, aligned.gradients(task, answers.pack([rows], 12, 5), scale=5.0))
 
 
 def test_prompts_are_not_trained(opened):

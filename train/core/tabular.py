@@ -73,3 +73,15 @@ def reached(probs, rewards, actions, start: int, limit: int) -> float:
         total += here @ rewards[states, actions]
         here = here @ probs[states, actions]
     return float(total)
+
+
+def visited(probs, actions, start: int) -> np.ndarray:
+    """The states that actions [S] lead to from `start`, itself among them."""
+    moves = probs[np.arange(len(actions)), actions] > 0
+    seen = np.zeros(len(actions), bool)
+    seen[start] = True
+    while True:
+        more = seen | moves[seen].any(0)
+        if (more == seen).all():
+            return np.flatnonzero(seen)
+        seen = more
