@@ -24,7 +24,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from models.build import build, example
 from models.likelihood import of_tokens
@@ -68,7 +67,7 @@ def run(config, workdir) -> Fitted:
     frozen = origin.placed(frozen, config)
     task = make_task(config, o, value, tokenizer, setting, frozen, lambda: first)
     if held:
-        task.evaluators["valid"] = _evaluator(config, setting, held, frozen)
+        task.evaluators["valid"] = rounds.evaluator(config, setting, held, frozen)
     return loop.train(config, task, workdir, functools.partial(rounds.Rounds, setting))
 
 
@@ -270,32 +269,3 @@ def _likelihood(model, variables, batch, total):
 
 def _fresh(o):
     return lambda key: build(o).init(key, example(o))["params"]
-
-
-def _evaluator(config, setting, held, frozen):
-    """`run(variables)`: what the policy writes to held-out prompts, with the same seeds each time."""
-    asked, rows = held
-    most = config.eval.batches * config.batch if config.eval.batches else len(rows)
-    count = min(len(rows), most)
-    numbers = [n % count for n in range(-(-count // config.batch) * config.batch)]
-    fill = setting.writer.settings.fill
-
-    def run(variables) -> dict:
-        raw, ended, lengths = [], [], []
-        for start in range(0, len(numbers), config.batch):
-            part = numbers[start : start + config.batch]
-            tokens, mask = prompts.padded([rows[n] for n in part], setting.room, fill)
-            keys = rollout.seeds(config.seed, start, len(part), 17)
-            made = setting.writer(variables["params"]["policy"], tokens, mask, keys)
-            found = setting.scorer(made, [asked[n] for n in part], frozen.get("reward"))
-            real = np.arange(start, start + len(part)) < count
-            raw += found[real].tolist()
-            ended += made["ended"][real].tolist()
-            lengths += made["lengths"][real].tolist()
-        return {
-            "reward": float(np.nanmean(raw)),
-            "ended": float(np.mean(ended)),
-            "length": float(np.mean(lengths)),
-        }
-
-    return run

@@ -49,11 +49,11 @@ def named(init) -> Options | None:
     return None
 
 
-def params(init, o: Options, seed: int, fresh: str = r"^score/", make=None) -> dict:
+def params(init, o: Options, seed: int, make=None) -> dict:
     """Parameters for a model with these options: those that `init` names, or fresh ones of a seed.
 
-    Laid out apart. What `fresh` matches may be missing there and is then made anew. `make(key)` gives
-    fresh ones (default: the model's own). ValueError for another vocabulary or shape.
+    Heads may be missing there and are then made anew. `make(key)` gives fresh ones (default: the
+    model's own). ValueError for another vocabulary or shape.
     """
     found = named(init)
     if found is not None and found.vocab != o.vocab:

@@ -12,6 +12,7 @@ import numpy as np
 
 from train.core import kl, policy, rewards, rollout
 from train.core.fit import Loop
+from train.data import prompts
 
 ROWS = ("answer", "old", "reference", "advantages", "returns", "values")
 CLOSE = 1e-4  # nats by which a policy may differ from itself
@@ -49,8 +50,6 @@ class Setting:
 
     def ask(self, number: int) -> tuple:
         """(tokens, mask [N,P], prompts) of a round; copies of a prompt are neighbours."""
-        from train.data import prompts
-
         numbers = [n for n in self.stream.numbers(number) for _ in range(self.group)]
         fill = self.writer.settings.fill
         tokens, mask = prompts.padded([self.prompts[n] for n in numbers], self.room, fill)
@@ -221,3 +220,32 @@ def watch(ratio, log_probs, batch, how: dict) -> dict:
         "entropy": -log_probs,
     }
     return {name: (jnp.sum(x * mask), count) for name, x in rows.items()}
+
+
+def evaluator(config, setting, held, frozen):
+    """`run(variables)`: what the policy writes to held-out prompts, with the same seeds each time."""
+    asked, rows = held
+    most = config.eval.batches * config.batch if config.eval.batches else len(rows)
+    count = min(len(rows), most)
+    numbers = [n % count for n in range(-(-count // config.batch) * config.batch)]
+    fill = setting.writer.settings.fill
+
+    def run(variables) -> dict:
+        raw, ended, lengths = [], [], []
+        for start in range(0, len(numbers), config.batch):
+            part = numbers[start : start + config.batch]
+            tokens, mask = prompts.padded([rows[n] for n in part], setting.room, fill)
+            keys = rollout.seeds(config.seed, start, len(part), 17)
+            made = setting.writer(variables["params"]["policy"], tokens, mask, keys)
+            found = setting.scorer(made, [asked[n] for n in part], frozen.get("reward"))
+            real = np.arange(start, start + len(part)) < count
+            raw += found[real].tolist()
+            ended += made["ended"][real].tolist()
+            lengths += made["lengths"][real].tolist()
+        return {
+            "reward": float(np.nanmean(raw)),
+            "ended": float(np.mean(ended)),
+            "length": float(np.mean(lengths)),
+        }
+
+    return run
