@@ -57,12 +57,14 @@ AGGREGATE = {
 }  # fmt: skip
 
 
-def run(config, workdir) -> Fitted:
-    """Trains, evaluates on held-out prompts, saves."""
+def run(config, workdir, plain=None) -> Fitted:
+    """Trains, evaluates on held-out prompts, saves. plain: a reward function instead of the config's."""
     if jax.process_count() > 1:
         raise ValueError("this loop writes answers in one process; expected one, over any devices")
     opened = _open(config)
     config, o, value, tokenizer, setting, held = opened
+    if plain is not None:
+        setting.scorer = rollout.Scorer(setting.writer, plain)
     first, frozen, setting.same = _parameters(config, o, value, setting.how)
     frozen = origin.placed(frozen, config)
     task = make_task(config, o, value, tokenizer, setting, frozen, lambda: first)

@@ -9,7 +9,7 @@ import pytest
 from models.options import Options
 from tests.train import aligned, toy
 from train import ppo, reward
-from train.core import checkpoint, log, rollout, rounds
+from train.core import checkpoint, log, rewards, rollout, rounds
 from train.data import prompts, tables
 
 PROMPTS = [{"prompt": f"{word} {n}", "target": word} for n in range(4) for word in aligned.WORDS]
@@ -260,3 +260,34 @@ def test_bad_prompts_are_named(tmp_path, rows, words):
 def test_what_does_not_fit_is_named(tmp_path, changes, words):
     with pytest.raises(ValueError, match=words):
         ppo.check(config(tmp_path, **changes))
+
+
+def test_each_epoch_sees_every_row_once_in_an_order_of_its_own(plain):
+    _, setting, *_ = plain
+    held, setting.local = setting.local, {"answer": np.arange(setting.size)}
+    orders = [
+        np.concatenate([setting.minibatch(2 * epoch + part)["answer"] for part in (0, 1)])
+        for epoch in range(4)
+    ]
+    setting.local = held
+    assert all(sorted(order) == list(range(setting.size)) for order in orders)
+    assert len({tuple(sorted(order[: setting.batch])) for order in orders}) > 1
+
+
+def test_dropout_and_filters_are_off(tmp_path):
+    made = config(tmp_path, **{"model.drop_resid": 0.1, "model.drop_head": 0.1})
+    _, o, value, _, setting, _ = ppo._open(made)
+    assert not o.dropout and not value.dropout
+    s = setting.writer.settings
+    assert (s.top_k, s.top_p, s.min_p, s.typical_p, s.repetition_penalty) == (0, 1, 0, 1, 1)
+
+
+def test_scores_are_brought_to_mean_0_and_deviation_1():
+    raw = np.asarray([3.0, 5.0, 7.0])
+    gain, bias = rewards.affine(raw)
+    np.testing.assert_allclose(
+        [(gain * raw + bias).mean(), (gain * raw + bias).std()], [0, 1], atol=1e-9
+    )
+    assert rewards.affine(np.full(3, 2.0)) == (1.0, -2.0)
+    with pytest.raises(ValueError, match="no answer of the reference"):
+        rewards.affine([np.nan])
