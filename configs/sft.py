@@ -6,7 +6,7 @@
     python -m train --config=configs/sft.py:lora --workdir=runs/lora \
         --config.data.train=CHATS.jsonl --config.init.reference=FOLDER
 
-`:tiny`: letters to be reversed, made on the spot, from nothing; two CPU cores, about a minute.
+`:tiny`: letters to be sorted, made on the spot, from nothing; two CPU cores, about a minute.
 Expected: `valid/right`, answers right to the letter, rises from 0. `:chat`: any decoder of ours or of
 the reference library on a file of messages or of prompt and completion, its own chat template, 3
 epochs' worth of steps being yours to set; `:lora` the same with adapters of rank 8 (Hu et al. 2021).
@@ -33,7 +33,7 @@ def get_config(variant="tiny"):
                 drop_embed=0.0, drop_attn=0.0, drop_resid=0.0,
             ),
             data=dict(
-                train="toy:reverse",
+                train="toy:sort",
                 valid="",
                 valid_share=0.02,
                 prompt="text",
@@ -45,7 +45,7 @@ def get_config(variant="tiny"):
                 packing="none",
                 truncate=False,
             ),
-            optim=dict(name="adamw", lr=2e-3, schedule="cosine", warmup=50, end=0.1, b2=0.98),
+            optim=dict(name="adamw", lr=4e-3, schedule="cosine", warmup=50, end=0.1, b2=0.98),
             eval=dict(every=250),
             checkpoint=dict(every=250, keep=1),
             log=dict(every=20),

@@ -33,7 +33,8 @@ def tuned(data, seed: int, steps: int):
 
 def reward(data, base, seed: int, steps: int):
     """A reward model from rankings, on the fine-tuned weights."""
-    rows = dict(train=str(data), valid="", valid_share=0.15, tokenizer="init", template="")
+    rows = dict(train=str(data), valid="", valid_share=0.15, tokenizer="init", template="",
+                truncate=True)  # fmt: skip
     head = dict(head="classify", labels=1, score_bias=True)
     return _config(
         "reward", seed, steps, 32, 1e-3, head, data=rows, lora=dict(rank=0),
