@@ -28,8 +28,8 @@ from train import ppo, reward, sft
 from train.core.errors import Parser, cleanly
 
 FOLLOW = {"sft": 0.5, "plain": 0.0}
-SIZES = {"texts": 6000, "tuning": 600, "judging": 300, "rounds": 60, "samples": 16}
-QUICK = {"texts": 2000, "tuning": 200, "judging": 120, "rounds": 15, "samples": 8}
+SIZES = {"texts": 6000, "tuning": 500, "judging": 200, "rounds": 60, "samples": 16}
+QUICK = {"texts": 2000, "tuning": 200, "judging": 150, "rounds": 15, "samples": 8}
 BETAS, LABELS, CONTROLS = (0.0, 0.05, 0.3), (1024, 256), ("shuffled", "random", "gold")
 
 

@@ -37,7 +37,7 @@ def reward(data, base, seed: int, steps: int):
                 truncate=True)  # fmt: skip
     head = dict(head="classify", labels=1, score_bias=True)
     return _config(
-        "reward", seed, steps, 32, 1e-3, head, data=rows, lora=dict(rank=0),
+        "reward", seed, steps, 32, 3e-3, head, data=rows, lora=dict(rank=0),
         init=dict(checkpoint=str(base), reference="", model=False), reward=dict(margin=0.0),
         eval=dict(every=max(1, steps // 6)), best=dict(metric="valid/nll", mode="min", patience=0),
     )  # fmt: skip
