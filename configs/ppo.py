@@ -1,6 +1,8 @@
 """Policies that learn from a reward: PPO, GRPO, Dr. GRPO, RLOO, best of n (Ouyang et al. 2022).
 
     python -m train --config=configs/ppo.py:tiny --workdir=runs/ppo
+    python -m train --config=configs/ppo.py:sort --workdir=runs/sort \
+        --config.init.checkpoint=runs/sft [--config.ppo.method=rloo]
     python -m train --config=configs/ppo.py:instructgpt --workdir=runs/instructgpt \
         --config.data.train=PROMPTS.jsonl --config.init.checkpoint=SFT_RUN \
         --config.reward.checkpoint=REWARD_RUN --config.mix.source=TEXT
@@ -9,7 +11,9 @@
 
 `:tiny`: rows of letters, a reward for the share of the asked letters that the answer holds, from a
 policy that knows nothing; two CPU cores, about a minute. Expected: `round/reward` rises from 0.02
-to above 0.3. `:instructgpt`: the paper's PPO at our sizes: beta 0.02, clip 0.2, GAE without discount,
+to above 0.3. `:sort`: GRPO (or another
+method) from the run of configs/sft.py:tiny, 1 for letters in the right order; `valid/reward` is pass@1.
+`:instructgpt`: the paper's PPO at our sizes: beta 0.02, clip 0.2, GAE without discount,
 the pre-training mix at 27.8, an averaged policy (decay 0.992). `:grpo`, `:dr_grpo`, `:rloo`, `:best`:
 the group methods with a reward that can be verified (Shao et al. 2024; Liu et al. 2025; Ahmadian et
 al. 2024). No published number at these sizes.
@@ -19,7 +23,7 @@ from ml_collections import ConfigDict
 
 from models import families
 
-VARIANTS = ("tiny", "instructgpt", "grpo", "dr_grpo", "rloo", "best")
+VARIANTS = ("tiny", "sort", "instructgpt", "grpo", "dr_grpo", "rloo", "best")
 QUIET = dict(drop_embed=0.0, drop_attn=0.0, drop_resid=0.0, drop_head=0.0)
 
 
@@ -67,7 +71,21 @@ def get_config(variant="tiny"):
             reference=dict(reference="", checkpoint=""),
         )
     )  # fmt: skip
-    return config if variant == "tiny" else _scaled(config, variant)
+    if variant in ("tiny", "sort"):
+        return config if variant == "tiny" else _sorting(config)
+    return _scaled(config, variant)
+
+
+def _sorting(config):
+    config.update(steps=240, length=48)
+    config.model = families.row("gpt2", vocab=288, context=48, layers=2, width=64, heads=4, **QUIET)
+    config.ppo.update(method="grpo", group=8, epochs=1, minibatches=4, new=14)
+    config.kl.update(place="loss", beta=0.0)
+    config.reward.kind = "exact"
+    config.data.update(template="turns", tokenizer="init")
+    config.optim.update(lr=3e-4)
+    config.eval.update(every=40, batches=4)
+    return config
 
 
 def _scaled(config, variant):

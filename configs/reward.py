@@ -9,8 +9,8 @@
 `:tiny`, `:minilm`: human judgements, embedded: which of two snippets of film reviews more of VADER's
 raters placed higher (Hutto and Gilbert 2014), split by text; a small decoder from nothing, and MiniLM.
 `:rankings`: people's rankings of 4 to 9 answers, from a fine-tuned run of ours.
-Hardware: two CPU cores; `:tiny` about a minute. Expected: `valid/accuracy` above 0.6 for `:tiny`,
-beside `valid/ceiling`, how often a rater agrees with the raters' majority. No published number.
+Hardware: two CPU cores; `:tiny` about a minute. Expected: `valid/accuracy` near 0.74 for `:tiny`
+(seed 0: 0.737) beside `valid/ceiling` 0.885, how often two raters agree with the raters' majority. No published number.
 """
 
 from ml_collections import ConfigDict

@@ -7,7 +7,7 @@
         --config.data.train=CHATS.jsonl --config.init.reference=FOLDER
 
 `:tiny`: letters to be sorted, made on the spot, from nothing; two CPU cores, about a minute.
-Expected: `valid/right`, answers right to the letter, rises from 0. `:chat`: any decoder of ours or of
+Expected: `valid/right`, answers right to the letter, rises from 0 to above 0.7. `:chat`: any decoder of ours or of
 the reference library on a file of messages or of prompt and completion, its own chat template, 3
 epochs' worth of steps being yours to set; `:lora` the same with adapters of rank 8 (Hu et al. 2021).
 No published number: the paper gives none for this stage alone.

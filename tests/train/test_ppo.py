@@ -291,3 +291,18 @@ def test_scores_are_brought_to_mean_0_and_deviation_1():
     assert rewards.affine(np.full(3, 2.0)) == (1.0, -2.0)
     with pytest.raises(ValueError, match="no answer of the reference"):
         rewards.affine([np.nan])
+
+
+@pytest.mark.slow
+def test_policy_value_and_reward_are_laid_out_over_one_mesh(tmp_path):
+    changes = {"length": 24, "steps": 4, "optim.lr": 1e-3}
+    whole = ppo.run(config(tmp_path, **changes), tmp_path / "data")
+    cut = config(tmp_path, **changes)
+    cut.mesh.update(data=2, fsdp=2, tensor=2)
+    other = ppo.run(cut, tmp_path / "cut")
+    first = [log.read(tmp_path / name)[0]["round/entropy"] for name in ("data", "cut")]
+    assert first[0] == pytest.approx(first[1], rel=1e-4)
+    table = other.state.params["policy"]["embed"]["tokens"]["embedding"]
+    assert len({str(shard.index) for shard in table.addressable_shards}) > 1
+    a, b = (jax.device_get(run.state.params) for run in (whole, other))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-3), a, b)
