@@ -137,7 +137,9 @@ def make_task(config, how, states: int, actions: int) -> state.Task:
 
 
 def network(params, states):
-    """Q [B,A] of states [B]: a hidden layer over one-hot states."""
+    """Q [B,A] of states [B]: a hidden layer over one-hot states, or a table's rows."""
+    if "hidden" not in params:
+        return params["q"]["kernel"][states]
     hidden = jax.nn.relu(params["hidden"]["kernel"][states] + params["hidden"]["bias"])
     return hidden @ params["q"]["kernel"] + params["q"]["bias"]
 
