@@ -1,6 +1,7 @@
 """All four stages of InstructGPT on a task for two cores, with controls: one command, one report.
 
     python -m scripts.instruct --out runs/instruct                  one arm, seed 0
+    python -m scripts.instruct --out runs/instruct --cell plain:256:0
     python -m scripts.instruct --out runs/instruct --grid --seeds 0..4
 
 Reviews on request (`scripts.instruct_task`): a small model is fine-tuned on reviews that follow their
@@ -11,6 +12,10 @@ the others are "shuffled" labels and a "random" reward, at 0.05. Prompts that ar
 in no earlier stage. Each cell is kept as it ends, so that a grid goes on where it stopped. The report
 (report.html, report.json) has every seed, with gold and proxy, KL, length, win rate against the
 fine-tuned model with a bootstrap interval, the same for pairs of about equal length, and best of n.
+
+Settings were tuned on seeds of 100 and up and are frozen in `scripts.instruct_stages`. On two CPU cores,
+seed 100, the first command: reward model right on 0.746 of the held-out (noisy) pairs, gold 2.70 -> 4.58
+at 2.2 nats, win rate 0.811 (0.780 to 0.838), 0.728 at equal length; answers grew from 11.2 to 16.0 tokens.
 """
 
 import argparse
@@ -39,6 +44,7 @@ def arguments(argv=None) -> argparse.Namespace:
     add("--out", required=True, type=Path)
     add("--seeds", default="0", help="a seed, or FIRST..LAST")
     add("--grid", action="store_true", help="all arms, numbers of labels, betas and controls")
+    add("--cell", default="", help="ARM:LABELS:BETA[:CONTROL] instead of sft:1024:0.05")
     add("--quick", action="store_true", help="a fifth of the work, to see that it runs")
     return parser.parse_args(argv)
 
@@ -53,11 +59,26 @@ def cells(a) -> list:
     found = []
     for seed in seeds:
         if not a.grid:
-            found.append(("sft", LABELS[0], 0.05, "", seed))
+            found.append((*_cell(a.cell or "sft:1024:0.05"), seed))
             continue
         found += [(*cell, "", seed) for cell in itertools.product(FOLLOW, LABELS, BETAS)]
         found += [("sft", LABELS[0], 0.05, control, seed) for control in CONTROLS]
     return found
+
+
+def _cell(text: str) -> tuple:
+    """(arm, labels, beta, control) of "plain:256:0:shuffled"."""
+    parts = [*text.split(":"), ""]
+    try:
+        arm, labels, beta, control = parts[0], int(parts[1]), float(parts[2]), parts[3]
+    except (ValueError, IndexError):
+        raise ValueError(f"--cell {text}: expected ARM:LABELS:BETA[:CONTROL]") from None
+    if arm not in FOLLOW or control not in ("", *CONTROLS) or labels < 8 or beta < 0:
+        raise ValueError(
+            f"--cell {text}: expected an arm of {', '.join(FOLLOW)}, at least 8 labels, beta of at "
+            f"least 0 and perhaps a control of {', '.join(CONTROLS)}"
+        )
+    return arm, labels, beta, control
 
 
 def split() -> dict:

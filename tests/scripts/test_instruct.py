@@ -58,8 +58,12 @@ def test_the_grid_has_every_cell_and_its_controls(tmp_path):
     assert len(ask()) == 1
     cells = ask("--grid", "--seeds", "0..4")
     assert len(cells) == len(set(cells)) == 5 * (2 * 2 * 3 + 3)
+    assert ask("--cell", "plain:256:0.3:shuffled") == [("plain", 256, 0.3, "shuffled", 0)]
     with pytest.raises(ValueError, match="FIRST..LAST"):
         ask("--seeds", "x")
+    for wrong in ("plain", "plan:256:0", "sft:256:0:golden"):
+        with pytest.raises(ValueError, match="--cell"):
+            ask("--cell", wrong)
 
 
 def test_stages_build(tmp_path):
