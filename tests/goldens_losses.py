@@ -258,7 +258,7 @@ def kto(g):
     point = preferences.kto_reference(i["kl_policy_logps"], i["kl_ref_logps"])
     yield "reference", point, g["outputs"]["kto"]["kl"], EXACT
     ratio = (i["per_token_logps"] - i["ref"]).sum(-1)
-    for name, weights in (("kto", (1.0, 1.0)), ("kto_w", (1.33, 1.0))):
+    for name, weights in (("kto", (1.0, 1.0)), ("kto_w", (1.33, 1.0))):  # weights: by solving
         loss = preferences.kto(ratio, i["label"] > 0, point, i["beta"], weights).mean()
         yield name, loss, g["outputs"][name]["loss"], EXACT
     good, up = i["label"] > 0, jax.nn.sigmoid(i["beta"] * ratio)
@@ -269,7 +269,9 @@ def kto(g):
 def reward_model(g):
     i, out = g["inputs"], g["outputs"]
     chosen, rejected = jnp.asarray(i["chosen"]), jnp.asarray(i["rejected"])
-    margin = jnp.asarray([0.5, 0.5, 0.0, 1.0])
+    margin = jnp.asarray(
+        [0.5, 0.5, 0.0, 1.0]
+    )  # the file has none: the only one that gives its loss
     for name, args in (
         ("trl_pairwise", ()),
         ("trl_margin", (margin,)),
