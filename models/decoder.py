@@ -25,6 +25,12 @@ class Decoder(Body):
         """Logits [...,V] in float32 of hidden states [...,D]."""
         return self.head(x, self.embed.tokens.embedding if self.o.tied else None)
 
+    def values(self, x):
+        """The pooled head at every slot: hidden states [B,T,D] -> [B,T,C], a value net's."""
+        rows = x.reshape(-1, 1, x.shape[-1])
+        found = self.score(rows, jnp.zeros(rows.shape[0], jnp.int32))
+        return found.reshape(*x.shape[:2], -1)
+
     def __call__(self, batch, cache=None):
         """`logits` [B,T,V] and `scores` [B,C], as far as the model has the heads, and `cache`.
 

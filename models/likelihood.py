@@ -73,3 +73,22 @@ def token_log_probs(head, x, targets, chunk: int = 0, smooth: float = 0.0):
 
     out = jax.lax.map(one, (split(x), split(targets)))
     return jnp.moveaxis(out, 0, 1).reshape(batch, count * chunk)[:, :time]
+
+
+def of_tokens(model, variables, batch, temperature: float = 1.0, vocab: int = 0, **more):
+    """(log p of every token of `batch["tokens"]` given those before it [B,T], what `features` gives).
+
+    The first slot is 0. batch: what the model's `features` reads. The logits are divided by
+    `temperature`, as they are in sampling, and ids from `vocab` on (rows that only fill up a table)
+    are left out where it is given; `more` goes to `apply`.
+    """
+    x, out = model.apply(variables, batch, method="features", **more)
+
+    def head(x):
+        logits = model.apply(variables, x, method="logits") / temperature
+        if 0 < vocab < logits.shape[-1]:
+            logits = jnp.where(jnp.arange(logits.shape[-1]) < vocab, logits, -1e9)
+        return logits
+
+    found = token_log_probs(head, x[:, :-1], batch["tokens"][:, 1:])
+    return jnp.pad(found, ((0, 0), (1, 0))), out

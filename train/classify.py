@@ -22,12 +22,10 @@ import numpy as np
 
 from eval import classify as scoring
 from eval import retrieval
-from models import interop
 from models.build import build, shapes
-from models.interop import adapters
 from models.likelihood import pick
 from models.options import Options
-from train.core import checkpoint, forms, loop, lora, shard
+from train.core import checkpoint, forms, loop, lora, origin, shard
 from train.core.fit import Fitted, fit
 from train.core.plan import Plan, plan
 from train.core.state import Task
@@ -50,7 +48,7 @@ def run(config, workdir) -> Fitted:
     if not fitted.stopped:
         variables = _best(config, fitted, workdir)
         if base is not None and jax.process_index() == 0:
-            _write_adapter(config, o, variables["params"], Path(workdir) / "adapter")
+            lora.write(config, o, variables["params"], Path(workdir) / "adapter")
         if "test" in material.rows:
             found = evaluator(config, o, material, "test", base)(variables)
             found = {f"test/{name}": float(value) for name, value in found.items()}
@@ -74,7 +72,7 @@ def _open(config):
     """(config with what was found out, options, material, stream); ValueError where they don't fit."""
     config = config.copy_and_resolve_references().unlock()
     if config.init.get("model", False):
-        config.model = _inherited(config).plain()
+        config.model = origin.inherited(config).plain()
     o = Options.of(config.model.to_dict())
     task = config.data.get("task", "classify")
     heads = labelled.HEADS.get(task, ())
@@ -100,23 +98,6 @@ def _open(config):
     if decay != 1.0:
         config.optim.multipliers = (*config.optim.multipliers, *layerwise(o, decay, config))
     return config.lock(), o, material, stream
-
-
-def _inherited(config) -> Options:
-    """The options of `config.init`'s model, with the head, its outputs and dropout of config.model."""
-    if config.init.get("checkpoint", ""):
-        found = Options.of(checkpoint.read_config(checkpoint.find(config.init.checkpoint))["model"])
-    elif config.init.get("reference", ""):
-        found = interop.options(config.init.reference)
-    else:
-        raise ValueError("config.init.model=true takes the model of init.checkpoint or reference")
-    own = config.model.to_dict()
-    kept = [n for n in own if n.startswith(("head", "labels", "drop_", "pool", "score_"))]
-    kept += ["dtype", "stream", "remat", "scan", "attend"]
-    kept = [
-        n for n in kept if n in own and n not in ("heads", "head_size", "head_act", "head_bias")
-    ]
-    return found.replace(**{name: own[name] for name in kept})
 
 
 def layerwise(o: Options, decay: float, config) -> tuple:
@@ -255,14 +236,3 @@ def _best(config, fitted, workdir) -> dict:
     params = forms.back(params, forms.nest(fitted.state.params))
     whole = {"params": params, **extra}
     return jax.device_put(whole, shard.params(whole, fitted.plan.mesh, fitted.plan.rules))
-
-
-def _write_adapter(config, o, params, folder):
-    how = lora.settings(config)
-    base = config.init.get("reference", "") or config.init.get("checkpoint", "")
-    try:
-        trained = jax.device_get(params)
-        adapters.write(folder, o, trained, how["rank"], how["alpha"], base)
-        print(f"adapter      {folder}")
-    except ValueError as error:
-        print(f"no adapter folder: {error}")

@@ -167,7 +167,8 @@ def find(path, say=print) -> Path:
 def load_params(folder, averaged: bool = True) -> tuple[dict, dict]:
     """(parameters under per-layer names, extra collections) on the default device.
 
-    `averaged` takes the exponential average where one was kept.
+    `averaged` takes the exponential average where one was kept. Of a policy and its value net the
+    policy is taken.
     """
     held = inside(folder)
     name = "ema" if averaged and "ema" in held else "params"
@@ -175,7 +176,8 @@ def load_params(folder, averaged: bool = True) -> tuple[dict, dict]:
     wanted = {group: held[group] for group in (name, "extra") if group in held}
     wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted)
     loaded = load_arrays(folder, wanted)
-    return loaded[name], loaded.get("extra", {})
+    found = loaded[name]
+    return found.get("policy", found), loaded.get("extra", {})
 
 
 def load_run(path, averaged: bool = True, scan: bool = False):

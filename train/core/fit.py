@@ -43,8 +43,8 @@ def fetch(tree):
     return jax.device_get(tree)
 
 
-def fit(config, task: Task, workdir) -> Fitted:
-    """Trains a task to `config.steps`, from wherever `start.begin` finds it.
+def fit(config, task: Task, workdir, kind=None) -> Fitted:
+    """Trains a task to `config.steps`, from wherever `start.begin` finds it; `kind`: a Loop.
 
     Writes metrics, checkpoints and run.json under `workdir`. SIGTERM and Ctrl-C save and return with
     `stopped`; before the first step there is nothing to save, and they raise Stopped. Raises
@@ -71,7 +71,8 @@ def fit(config, task: Task, workdir) -> Fitted:
         provenance.write(workdir, record)
         dog = Watchdog(config.get("watchdog", 0.0), workdir, jax.process_index())
         stack.enter_context(dog)
-        loop = Loop(config, task, planned, logger, saver, stopping, dog, Path(workdir), best)
+        make = kind or Loop
+        loop = make(config, task, planned, logger, saver, stopping, dog, Path(workdir), best)
         fitted = loop.run(state, done)
     if saver.failed:
         raise SaveFailed(saver.failed)

@@ -74,12 +74,15 @@ def flops(o: Options, batch) -> float:
     return batch["tokens"].size * meter.flops_per_token(o, batch["tokens"].shape[-1])
 
 
-def train(config, task: Task, workdir) -> Fitted:
-    """Writes the tokenizer into the run's folder, trains, and draws the curves of a finished run."""
+def train(config, task: Task, workdir, kind=None) -> Fitted:
+    """Writes the tokenizer into the run's folder, trains, and draws the curves of a finished run.
+
+    kind: a `train.core.fit.Loop` of the caller's own.
+    """
     first = jax.process_index() == 0
     if first:
         task.assets(Path(workdir))
-    fitted = fit(config, task, workdir)
+    fitted = fit(config, task, workdir, kind)
     if first and not fitted.stopped:
         try:
             print(f"curves: {plot.curves(workdir)}")

@@ -61,10 +61,11 @@ def sides(path: str, shape) -> tuple[int, int]:
     return math.prod(shape[:cut]), math.prod(shape[cut:])
 
 
-def base(config, o) -> dict:
+def base(config, o, made=None) -> dict:
     """The parameters that `config.init` names, for a model with these options; heads may be fresh.
 
-    Raises ValueError where it names none, or the model has a parameter that it lacks.
+    `made`: fresh parameters, of which the heads' are taken. Raises ValueError where it names none, or
+    the model has a parameter that it lacks.
     """
     from models import interop
     from train.core import checkpoint
@@ -78,7 +79,8 @@ def base(config, o) -> dict:
         given = interop.load(source).variables["params"]
     else:
         raise ValueError("config.lora adapts a trained model; config.init names none")
-    made = jax.jit(build(o).init)(jax.random.key(config.get("seed", 0)), example(o))["params"]
+    if made is None:
+        made = jax.jit(build(o).init)(jax.random.key(config.get("seed", 0)), example(o))["params"]
     own, given = forms.flat(forms.apart(forms.nest(made))), forms.flat(forms.nest(given))
     for name, x in own.items():
         if name in given and given[name].shape == x.shape:
@@ -135,3 +137,17 @@ def merge(base, trained, how: dict) -> dict:
                 flat[name].dtype
             )
     return forms.nest(flat)
+
+
+def write(config, o, params, folder):
+    """Writes trained adapters as a PEFT folder, or says why there is none."""
+    from models.interop import adapters
+
+    how = settings(config)
+    source = config.init.get("reference", "") or config.init.get("checkpoint", "")
+    try:
+        trained = jax.device_get(params)
+        adapters.write(folder, o, trained, how["rank"], how["alpha"], source)
+        print(f"adapter      {folder}")
+    except ValueError as error:
+        print(f"no adapter folder: {error}")

@@ -33,6 +33,9 @@ def begin(config, task: Task, plan: Plan, checkpoints, say) -> tuple[State, int]
         )
         say(f"resuming after step {int(state.step)}")
         return state, int(state.step)
+    if task.given is not None:
+        words = "the loop's first parameters"
+        return adopt(task.given(), task, plan, say, words, config.get("allow_cast", False)), 0
     init = {} if task.based else config.get("init", {})
     if init.get("checkpoint", ""):
         source = checkpoint.find(init["checkpoint"], say)

@@ -64,7 +64,8 @@ class Task:
     assets(folder): writes what a checkpoint needs to describe itself (the tokenizer).
     rules: the sharding table of the parameters. adopt: names of parameters (regex) that may start
     fresh when a run starts from other weights. based: the weights that config.init names are in
-    `frozen` already, and the parameters start fresh.
+    `frozen` already, and the parameters start fresh. given() -> the parameters that a run starts
+    from, where they are not what config.init names; None otherwise.
     """
 
     init: Callable
@@ -81,6 +82,7 @@ class Task:
     rules: tuple = shard.RULES
     adopt: str = r"^(score|head)/"
     based: bool = False
+    given: Callable | None = None
 
 
 def fresh(

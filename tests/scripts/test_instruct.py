@@ -1,0 +1,106 @@
+"""The demo's task and measures: a judge that depends on the request, noise, splits, intervals."""
+
+import json
+
+import numpy as np
+import pytest
+
+from scripts import instruct, instruct_measure, instruct_stages
+from scripts import instruct_task as task
+from train.core import validate
+
+LEXICON = {"great": 0.6, "awful": -0.5}
+
+
+@pytest.fixture(autouse=True)
+def judge(monkeypatch):
+    """A judge of two words in place of VADER, which is an extra."""
+    found = lambda text: sum(LEXICON.get(word, 0) for word in text.split())
+    monkeypatch.setattr(task, "compound", found)
+
+
+def test_the_judge_asks_for_mood_aspect_and_an_end():
+    ask = "great the plot of the comedy"
+    good = task.gold(ask, " the plot was great", True)
+    assert good == pytest.approx(4 * 0.6 + 2)
+    assert task.gold(ask, " the cast was great", True) == pytest.approx(good - 2)
+    assert task.gold(ask, " the plot was great", False) == pytest.approx(good - 2)
+    assert task.gold(ask.replace("great", "terrible"), " the plot was great", True) < 0
+    assert task.gold(ask, " the plot was great great great", True) < 4 * 1.8 + 2
+    assert task.gold(ask, "", False) == -5
+
+
+def test_reviews_follow_as_much_as_they_are_told():
+    rng = np.random.default_rng(0)
+    ask = "great the music of the epic"
+    share = [
+        np.mean(["music" in task.review(rng, ask, follow) for _ in range(300)])
+        for follow in (0.0, 0.5, 1.0)
+    ]
+    assert share[0] < 0.4 < share[1] < share[2] == 1
+
+
+def test_labellers_rank_by_gold_through_noise():
+    rng = np.random.default_rng(0)
+    right = np.mean([task.ranks([1.0, 0.0], rng) == [1, 2] for _ in range(4000)])
+    assert right == pytest.approx(1 / (1 + np.exp(-1)), abs=0.03)
+    assert sorted(task.ranks([0.1, 3.0, 2.0, 1.0], rng)) == [1, 2, 3, 4]
+
+
+def test_judged_requests_are_used_nowhere_else():
+    parts = instruct.split()
+    assert len(parts["judged"]) == 40 and not set(parts["judged"]) & set(parts["used"])
+    assert len(set(task.requests())) == len(task.requests()) == 192
+
+
+def test_the_grid_has_every_cell_and_its_controls(tmp_path):
+    ask = lambda *more: instruct.cells(instruct.arguments(["--out", str(tmp_path), *more]))
+    assert len(ask()) == 1
+    cells = ask("--grid", "--seeds", "0..4")
+    assert len(cells) == len(set(cells)) == 5 * (2 * 2 * 3 + 3)
+    assert ask("--cell", "plain:256:0.3:shuffled") == [("plain", 256, 0.3, "shuffled", 0)]
+    with pytest.raises(ValueError, match="FIRST..LAST"):
+        ask("--seeds", "x")
+    for wrong in ("plain", "plan:256:0", "sft:256:0:golden"):
+        with pytest.raises(ValueError, match="--cell"):
+            ask("--cell", wrong)
+
+
+def test_stages_build(tmp_path):
+    for made in (
+        instruct_stages.tuned("a", 0, 10),
+        instruct_stages.reward("a", "b", 0, 10),
+        instruct_stages.ppo("a", "b", "c", 0, 3, 0.05),
+        instruct_stages.ppo("a", "b", None, 0, 3, 0.05),
+    ):
+        validate.validate(made)
+        assert made.length == made.model.context
+
+
+def test_best_of_and_intervals():
+    gold = np.tile([0.0, 1.0, 2.0, 3.0], 3)
+    rows = instruct_measure.best_of(gold, gold, 3)
+    assert [row[0] for row in rows] == [1, 2, 4]
+    assert rows[0][2] == pytest.approx(1.5) and rows[-1][2] == pytest.approx(3)
+    low, high = instruct_measure.interval(np.asarray([0.0, 1.0] * 20))
+    assert low < 0.5 < high and high - low < 0.4
+
+
+def test_the_report_escapes_and_averages(tmp_path):
+    row = {name: 0.5 for name in instruct_measure.COLUMNS}
+    row |= {"arm": "sft", "labels": 1, "beta": 0.0, "control": "", "win_interval": [0.4, 0.6],
+            "best_of": [[1, 0.0, 0.1, 0.2]], "examples": [["<b>", "x", "y"]]}  # fmt: skip
+    path = instruct_measure.report(tmp_path, [{**row, "seed": 0}, {**row, "seed": 1}])
+    text = path.read_text()
+    assert "&lt;b&gt;" in text and "standard error" in text and "<b>" not in text
+    assert len(json.loads((tmp_path / "report.json").read_text())) == 2
+
+
+def test_without_the_judge_the_extra_is_named(monkeypatch):
+    import sys
+
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "vaderSentiment.vaderSentiment", None)
+    task._analyser.cache_clear()
+    with pytest.raises(ValueError, match="demo"):
+        task.compound("never asked before")

@@ -1,0 +1,118 @@
+"""Losses of preferences: reward models (pairs, rankings), and policies trained on pairs directly.
+
+A reward model gives scores; a policy has log-probabilities of whole answers (sums over the answer's
+tokens, its end included, the prompt left out) and those of a frozen reference. Every function gives
+a loss for each pair or prompt; what a mean divides by is the loop's.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from train.core.errors import nearest
+
+log_sigmoid = jax.nn.log_sigmoid
+
+
+def bradley_terry(chosen, rejected, margin=0.0, centre: float = 0.0):
+    """-log sigmoid(r_w - r_l - margin) + centre (r_w + r_l)^2 of every pair.
+
+    Without `centre` a constant added to all scores changes nothing (Stiennon et al. 2020; the margin
+    is that of Touvron et al. 2023, the centring that of Eisenstein et al. 2023 with centre 0.01).
+    """
+    return -log_sigmoid(chosen - rejected - margin) + centre * jnp.square(chosen + rejected)
+
+
+def ranked(scores, better, margin: float = 0.0, centre: float = 0.0):
+    """(loss, pairs, right) of each prompt, from K answers scored once (Ouyang et al. 2022, eq. 1).
+
+    scores [B,K]; better [B,K,K]: 1 where answer i is preferred to answer j. The loss is the mean over
+    a prompt's pairs, so that one with 9 answers weighs as much as one with 4; ties make no pair, and
+    a prompt without a pair has loss 0. right counts pairs with a strictly higher score.
+    """
+    loss = bradley_terry(scores[:, :, None], scores[:, None, :], margin, centre)
+    pairs = jnp.sum(better, (1, 2))
+    right = jnp.sum(better * (scores[:, :, None] > scores[:, None, :]), (1, 2))
+    return jnp.sum(loss * better, (1, 2)) / jnp.maximum(pairs, 1), pairs, right
+
+
+def plackett_luce(scores):
+    """-log of the probability of a ranking, scores [...,K] from best to worst (Plackett 1975)."""
+    rest = jax.lax.cumlogsumexp(scores, axis=scores.ndim - 1, reverse=True)
+    return jnp.sum(rest - scores, -1)
+
+
+def best_of(scores, best=0):
+    """-log softmax of the best of K scores [...,K] (Ziegler et al. 2019, equation 1)."""
+    return jax.nn.logsumexp(scores, -1) - scores[..., best]
+
+
+def _exo(c, r, beta, e):
+    """KL of (1 - e, e) from the policy's two, the other way round (Ji et al. 2024)."""
+    up, down = log_sigmoid(beta * (c - r)), log_sigmoid(beta * (r - c))
+    return jnp.exp(up) * (up - jnp.log1p(-e)) + jnp.exp(down) * (down - jnp.log(e))
+
+
+def _dpo(c, r, beta):
+    return -log_sigmoid(beta * (c - r))
+
+
+# c and r: log pi / pi_ref of the chosen and the rejected answer; e: the share of labels that are wrong.
+LOSSES = {
+    "dpo": lambda c, r, beta, e: _dpo(c, r, beta),
+    "cdpo": lambda c, r, beta, e: (1 - e) * _dpo(c, r, beta) + e * _dpo(r, c, beta),
+    "robust": lambda c, r, beta, e: (
+        ((1 - e) * _dpo(c, r, beta) - e * _dpo(r, c, beta)) / (1 - 2 * e)
+    ),
+    "hinge": lambda c, r, beta, e: jax.nn.relu(1 - beta * (c - r)),
+    "ipo": lambda c, r, beta, e: jnp.square(c - r - 1 / (2 * beta)),
+    "nca": lambda c, r, beta, e: (
+        -log_sigmoid(beta * c) - log_sigmoid(-beta * c) / 2 - log_sigmoid(-beta * r) / 2
+    ),
+    "sppo": lambda c, r, beta, e: jnp.square(c - 0.5 / beta) + jnp.square(r + 0.5 / beta),
+    "apo_zero": lambda c, r, beta, e: 1 - jax.nn.sigmoid(beta * c) + jax.nn.sigmoid(beta * r),
+    "apo_down": lambda c, r, beta, e: jax.nn.sigmoid(beta * c) + 1 - jax.nn.sigmoid(beta * (c - r)),
+    "exo": _exo,
+}
+MEANS = ("none", "tokens")
+
+
+def pair(chosen, rejected, kind: str, beta: float = 0.1, wrong: float = 0.0):
+    """The loss of every pair, from log-ratios log pi / pi_ref [B] of its two answers.
+
+    kind: "dpo" (Rafailov et al. 2023, eq. 7), "cdpo" (Mitchell 2023) and "robust" (Chowdhury et al.
+    2024) with a share `wrong` of wrong labels, "ipo" (Azar et al. 2024, eq. 17; on sums as it is
+    published, or on means over tokens as TRL has it: the caller's log-ratios decide), "hinge",
+    "nca", "sppo", "apo_zero", "apo_down", "exo". Where policy and reference agree dpo is ln 2.
+    """
+    if kind not in LOSSES:
+        raise ValueError(f"no preference loss {kind!r}; {nearest(kind, LOSSES)}")
+    if not 0 <= wrong < 0.5:
+        raise ValueError(f"a share of wrong labels of {wrong}; expected 0 <= x < 0.5")
+    return LOSSES[kind](chosen, rejected, beta, wrong)
+
+
+def kto_reference(log_probs, reference, total=None):
+    """The KL that KTO refers to: mean log-ratio of mismatched pairs, at least 0, without gradient."""
+    total = log_probs.shape[0] if total is None else total
+    return jax.lax.stop_gradient(jnp.maximum(jnp.sum(log_probs - reference) / total, 0))
+
+
+def kto(ratio, good, point, beta: float = 0.1, weights=(1.0, 1.0)):
+    """Loss of each answer by its log-ratio [B] and whether it is `good` (Ethayarajh et al. 2024, eq. 8).
+
+    point: `kto_reference`. weights: of the good and of the bad ones.
+    """
+    up = weights[0] * (1 - jax.nn.sigmoid(beta * (ratio - point)))
+    down = weights[1] * (1 - jax.nn.sigmoid(beta * (point - ratio)))
+    return jnp.where(good, up, down)
+
+
+def answer_log_probs(found, weights, mean: str = "none"):
+    """Log-probabilities of answers [B] from those of tokens [B,T] and weights, 1 on the answer.
+
+    mean "tokens" divides by the number of the answer's tokens.
+    """
+    if mean not in MEANS:
+        raise ValueError(f"a log-probability's mean is {mean!r}; expected {' or '.join(MEANS)}")
+    summed = jnp.sum(found * weights, -1)
+    return summed / jnp.maximum(jnp.sum(weights, -1), 1) if mean == "tokens" else summed

@@ -1,0 +1,101 @@
+"""Where the reward of an answer goes, what becomes of answers that do not end, and plain rewards.
+
+A reward function is `f(prompt, answer, target) -> float or None`; None is "cannot say", which the
+group methods leave out (`train.core.advantages.group`) and PPO refuses.
+"""
+
+import re
+from collections import Counter
+
+import jax.numpy as jnp
+import numpy as np
+
+from train.core.errors import nearest
+
+ENDINGS = ("none", "replace", "subtract")
+
+
+def missing_eos(scores, ended, rule: str = "replace", amount: float = 1.0):
+    """Scores [B] of answers of which `ended` [B] says whether they reached the end of text.
+
+    "replace": an answer without its end scores -amount, whatever it says (Ziegler et al. 2019);
+    "subtract": amount is taken off (TRL); "none" leaves it.
+    """
+    if rule not in ENDINGS:
+        raise ValueError(f"config.reward.missing_eos is {rule!r}; {nearest(rule, ENDINGS)}")
+    if rule == "none":
+        return scores
+    return jnp.where(ended, scores, -amount if rule == "replace" else scores - amount)
+
+
+def last(mask):
+    """The slot of the last real token of each row: mask [B,T] -> [B]; 0 for a row without any."""
+    slots = jnp.arange(mask.shape[1])
+    return jnp.max(jnp.where(jnp.asarray(mask, bool), slots, 0), 1)
+
+
+def place(kl, scores, mask, beta, after: bool = False):
+    """Rewards [B,T]: -beta kl at every real token, and the score once, at the last of them.
+
+    With `after` the score stands in the slot behind it where there is one (TRL's PPO and
+    summarize_from_feedback, whose value mask is longer by that slot). Without discount the two give
+    equal returns. Scores may be whole numbers; rewards never are.
+    """
+    kl = jnp.asarray(kl)
+    kl = kl.astype(jnp.promote_types(kl.dtype, jnp.float32))
+    at = last(mask)
+    if after:
+        at = jnp.minimum(at + 1, mask.shape[1] - 1)
+    here = jnp.arange(mask.shape[1]) == at[:, None]
+    return -beta * kl * mask + here * jnp.asarray(scores, kl.dtype)[:, None]
+
+
+def finite(scores, where: str = "the reward") -> np.ndarray:
+    """Scores [B] as float32; ValueError counts those that are None or not finite."""
+    found = np.asarray([np.nan if s is None else s for s in np.asarray(scores, object)], np.float32)
+    bad = np.flatnonzero(~np.isfinite(found))
+    if len(bad):
+        raise ValueError(
+            f"{where} of {len(bad)} answers of {len(found)} is {found[bad[0]]} (the first is answer "
+            f"{bad[0]}); expected a finite number\na reward that cannot say is for group methods"
+        )
+    return found
+
+
+def exact(prompt: str, answer: str, target: str) -> float:
+    """1 where the answer is the target but for blanks around it."""
+    return float(answer.strip() == target.strip())
+
+
+def last_number(prompt: str, answer: str, target: str) -> float:
+    """1 where the last number in the answer equals the target's."""
+    found = [re.findall(r"-?\d+(?:\.\d+)?", text.replace(",", "")) for text in (answer, target)]
+    return float(all(found) and float(found[0][-1]) == float(found[1][-1]))
+
+
+def short(prompt: str, answer: str, target: str) -> float:
+    """Minus the answer's characters beyond the target's, as a share of them: at most 0."""
+    return -max(0, len(answer) - len(target)) / max(len(target), 1)
+
+
+def letters(prompt: str, answer: str, target: str) -> float:
+    """F1 of the answer's characters and the target's, counted, in any order: 1 for an anagram."""
+    shared = (Counter(answer) & Counter(target)).total()
+    return 2 * shared / max(len(answer) + len(target), 1)
+
+
+PLAIN = {"exact": exact, "last_number": last_number, "short": short, "letters": letters}
+
+
+def affine(raw, mean: float = 0.0, std: float = 1.0) -> tuple[float, float]:
+    """(gain, bias) that take scores of the fixed reference's answers to a mean and deviation.
+
+    gain = std / old deviation, bias = mean - gain old mean (Ziegler et al. 2019, section 2.1). Scores
+    that are all equal keep their scale.
+    """
+    raw = np.asarray(raw, np.float64)
+    raw = raw[np.isfinite(raw)]
+    if not len(raw):
+        raise ValueError("no answer of the reference has a score to normalise by")
+    gain = std / raw.std() if raw.std() > 0 else 1.0
+    return float(gain), float(mean - gain * raw.mean())

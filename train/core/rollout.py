@@ -1,0 +1,202 @@
+"""Answers that a policy writes to prompts, scored and compared: what PPO and the group methods train on.
+
+Every log-probability is of the distribution that was sampled from: logits over the temperature, the
+tokens that the tokenizer has, no filter (a truncated distribution would be renormalised, and bias every
+ratio). Rows are prompts padded on the left to P slots and R new tokens: tokens, mask [N,P+R]; what
+belongs to the answer is [N,R]. Dropout is off.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eval import preference
+from models import generate, prompts
+from models.likelihood import of_tokens
+from models.settings import Settings
+from train.core import advantages, bestof, kl, rewards, shard
+from train.data import packing
+
+GROUPED = ("grpo", "dr_grpo", "rloo", "best")
+METHODS = ("ppo", *GROUPED)
+
+
+class Writer:
+    """Samples answers and says how probable they were: compiled once for a shape."""
+
+    def __init__(self, model, tokenizer, how: dict, mesh=None):
+        self.model, self.tokenizer, self.mesh = model, tokenizer, mesh
+        self.temperature, self.new = how["temperature"], how["new"]
+        unused = tuple(range(tokenizer.vocab, model.o.vocab))
+        fill = tokenizer.pad if tokenizer.pad >= 0 else tokenizer.eos
+        self.settings = Settings(
+            max_new_tokens=self.new,
+            temperature=self.temperature,
+            eos=(tokenizer.eos,),
+            pad=fill,
+            suppress=unused,
+        )
+        step, own = generate.Step(model), self.settings
+
+        @jax.jit
+        def sample(params, tokens, mask, keys):
+            cache = step.cache(tokens.shape[0], tokens.shape[1] + own.max_new_tokens)
+            return generate.decode(step, {"params": params}, cache, tokens, mask, keys, own)
+
+        self._sample = sample
+        self.log_probs = jax.jit(self.of)
+
+    def of(self, params, tokens, mask):
+        """log p of the answers' tokens [N,R], teacher-forced."""
+        batch = {"tokens": tokens, "mask": mask}
+        vocab = self.tokenizer.vocab
+        found, _ = of_tokens(self.model, {"params": params}, batch, self.temperature, vocab)
+        return found[:, -self.new :]
+
+    def __call__(self, params, tokens, mask, seeds) -> dict:
+        """tokens, mask [N,P+R], answer (mask of the answer) [N,R], ended, lengths [N], sampled [N,R].
+
+        tokens, mask: prompts [N,P]. A row is a function of its prompt and its seed alone.
+        """
+        keys = prompts.row_keys(len(tokens), self.settings, seeds)
+        placed = self.place({"tokens": np.asarray(tokens), "mask": np.asarray(mask)})
+        out = self._sample(params, placed["tokens"], placed["mask"], keys)
+        answer = np.arange(self.new) < np.asarray(out.lengths)[:, None]
+        return {
+            "tokens": np.asarray(out.sequences),
+            "mask": np.concatenate([np.asarray(mask), answer], 1).astype(np.int32),
+            "answer": answer.astype(np.float32),
+            "ended": np.asarray(out.stopped),
+            "lengths": np.asarray(out.lengths),
+            "sampled": np.asarray(out.sample_log_probs),
+        }
+
+    def place(self, batch):
+        """Rows laid out over the mesh where they divide by its data axes."""
+        if self.mesh is None:
+            return batch
+        rows = len(next(iter(batch.values())))
+        whole = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        return shard.place(batch, self.mesh) if rows % whole == 0 else batch
+
+    def texts(self, made) -> list:
+        """The answers' texts, without the end of text."""
+        rows = zip(made["tokens"][:, -self.new :], made["lengths"], made["ended"], strict=True)
+        return [self.tokenizer.decode(row[: n - bool(end)]) for row, n, end in rows]
+
+
+def seeds(seed: int, update: int, rows: int, salt: int = 11) -> np.ndarray:
+    """A seed for every row of an update."""
+    return np.asarray(
+        [packing.mix(seed, salt, update, n) & 0x7FFFFFFF for n in range(rows)], np.int64
+    )
+
+
+class Scorer:
+    """Scores of answers [N]: a reward model's, read at the last real token, or a plain function's."""
+
+    def __init__(self, writer, plain=None, model=None):
+        self.writer, self.plain = writer, plain
+        if model is not None:
+            self._score = jax.jit(
+                lambda params, batch: preference.scores(model, {"params": params}, batch)
+            )
+
+    def __call__(self, made, asked, params=None) -> np.ndarray:
+        """float32 [N], NaN for what a function cannot score. asked: the prompt of each row."""
+        if self.plain is None:
+            batch = self.writer.place({name: made[name] for name in ("tokens", "mask")})
+            return np.asarray(self._score(params, batch), np.float32)
+        texts = self.writer.texts(made)
+        found = [self.plain(p.words, text, p.target) for p, text in zip(asked, texts, strict=True)]
+        return np.asarray([np.nan if x is None else x for x in found], np.float32)
+
+
+@functools.partial(jax.jit, static_argnames=("method", "size", "in_reward", "whitened"))
+def judge(made, held, method, size, in_reward, whitened, gamma, lam, beta):
+    """(advantages, returns) [N,R] from scores, log-probabilities and values.
+
+    made: answer, old, reference [N,R], score [N] (after normalisation and the rule for missing ends,
+    NaN where there is none); held: values [N,R] (method "ppo").
+    """
+    mask, penalty = made["answer"], kl.estimate(made["old"], made["reference"], "k1")
+    coefficient = beta if in_reward else 0.0
+    if method == "ppo":
+        reward = rewards.place(penalty, made["score"], mask, coefficient)
+        if whitened:
+            reward = advantages.whiten(reward, mask, shift=False) * mask
+        found, returns = advantages.gae(reward, held["values"] * mask, mask, gamma, lam)
+        return advantages.whiten(found, mask) * mask, returns
+    total = made["score"] - coefficient * jnp.sum(penalty * mask, -1)
+    if method == "best":
+        rows = jnp.where(jnp.isnan(total), -jnp.inf, total).reshape(-1, size)
+        best = jnp.arange(size) == jnp.argmax(rows, -1)[:, None]
+        found = (best & jnp.isfinite(rows)).astype(mask.dtype).reshape(-1)
+    elif method == "rloo":
+        found = advantages.leave_one_out(total, size)
+    else:
+        found = advantages.group(total, size, "none" if method == "dr_grpo" else "group")
+    return found[:, None] * mask, jnp.zeros_like(mask)
+
+
+def watched(made, raw, method: str, size: int) -> dict:
+    """What to watch of a batch of answers: plain numbers."""
+    mask, score = made["answer"], made["score"]
+    away = (made["old"] - made["reference"]) * mask
+    out = {
+        "reward": float(np.nanmean(raw)) if np.isfinite(raw).any() else float("nan"),
+        "reward_std": float(np.nanstd(raw)) if np.isfinite(raw).any() else float("nan"),
+        "score": float(np.nanmean(score)) if np.isfinite(score).any() else float("nan"),
+        "kl": float(away.sum(-1).mean()),
+        "kl_per_token": float(away.sum() / max(mask.sum(), 1)),
+        "entropy": float(-(made["old"] * mask).sum() / max(mask.sum(), 1)),
+        "length": float(made["lengths"].mean()),
+        "ended": float(made["ended"].mean()),
+        "distinct": len({row.tobytes() for row in made["tokens"]}) / len(mask),
+        "mismatch": float(np.abs((made["sampled"] - made["old"]) * mask).max()),
+        "unscored": float(np.isnan(raw).mean()),
+    }
+    if method in GROUPED:
+        rows = np.nan_to_num(score, nan=0.0).reshape(-1, size)
+        out["flat_groups"] = float((np.ptp(rows, axis=1) == 0).mean())
+    if method == "best":
+        out["kl_bound"] = bestof.bound(size)
+    return out
+
+
+def failing(values: dict, limit: float) -> list:
+    """What of an update's numbers says that training is failing, in words."""
+    signs = [
+        (
+            "kl",
+            lambda x: x > limit,
+            "the policy is far from the reference (KL {:.1f} nats an answer)",
+        ),
+        (
+            "kl",
+            lambda x: x < -1,
+            "KL is {:.2f}, below 0: log-probabilities of different distributions",
+        ),
+        ("ended", lambda x: x < 0.2, "only {:.0%} of the answers reach their end"),
+        ("distinct", lambda x: x < 0.05, "only {:.0%} of the answers differ from each other"),
+        (
+            "flat_groups",
+            lambda x: x > 0.95,
+            "{:.0%} of the groups have equal rewards: nothing to learn",
+        ),
+        ("reward_std", lambda x: x == 0, "all answers have the same reward"),
+        (
+            "entropy",
+            lambda x: x < 0.01,
+            "the policy has become certain (entropy {:.3f} nats a token)",
+        ),
+        ("mismatch", lambda x: x > 0.05, "cached and full log-probabilities differ by {:.3f}"),
+        ("explained", lambda x: x < -1, "the value net is worse than a constant ({:.1f})"),
+    ]
+    return [
+        words.format(values[name])
+        for name, bad, words in signs
+        if name in values and bad(values[name])
+    ]

@@ -1,0 +1,251 @@
+"""The loop of a policy that learns from its own answers: rounds of writing, judging and updating.
+
+A round writes answers to `batch * minibatches / group` prompts, `group` to each, scores them, and then
+goes through them `epochs` times in minibatches, each epoch in a fresh order, by the shared step. What a
+round wrote stands in the state's carry with the coefficient of the KL penalty and the scale of the
+rewards, so that a run may be saved and resumed at any step, bit for bit.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from train.core import kl, policy, rewards, rollout
+from train.core.fit import Loop
+from train.data import prompts
+
+ROWS = ("answer", "old", "reference", "advantages", "returns", "values")
+CLOSE = 1e-4  # nats by which a policy may differ from itself
+
+
+class Setting:
+    """What the rounds of a run need beside the state: how, prompts, writer, scorer.
+
+    how: {"ppo", "kl", "reward"} as dicts; prompts: rows of ids; asked: the prompts; stream: which
+    prompts a round takes; same: whether the reference is the policy that the run starts from.
+    """
+
+    def __init__(
+        self, config, how, writer, scorer, prompts, asked, stream, room, value=None, mix=None
+    ):
+        self.seed, self.batch, self.how = config.seed, config.batch, how
+        self.writer, self.scorer, self.room = writer, scorer, room
+        self.prompts, self.asked, self.stream = prompts, asked, stream
+        self.mix, self.same, self.local = mix, True, None
+        ppo = how["ppo"]
+        self.size = self.batch * ppo["minibatches"]
+        self.steps = ppo["epochs"] * ppo["minibatches"]
+        self.group = ppo["group"] if ppo["method"] in rollout.GROUPED else 1
+        self.values = None
+        if value is not None:
+            self.values = jax.jit(lambda params, batch: _values(value, params, batch, ppo["new"]))
+
+    def carry(self) -> dict:
+        """The carry before the first round."""
+        time, new = self.room + self.how["ppo"]["new"], self.how["ppo"]["new"]
+        rows = {name: np.zeros((self.size, new), np.float32) for name in ROWS}
+        rows |= {name: np.zeros((self.size, time), np.int32) for name in ("tokens", "mask")}
+        scale = {"beta": self.how["kl"]["beta"], "gain": 1.0, "bias": 0.0}
+        return {"rows": rows, **{name: np.float32(x) for name, x in scale.items()}}
+
+    def ask(self, number: int) -> tuple:
+        """(tokens, mask [N,P], prompts) of a round; copies of a prompt are neighbours."""
+        numbers = [n for n in self.stream.numbers(number) for _ in range(self.group)]
+        fill = self.writer.settings.fill
+        tokens, mask = prompts.padded([self.prompts[n] for n in numbers], self.room, fill)
+        return tokens, mask, [self.asked[n] for n in numbers]
+
+    def minibatch(self, step: int) -> dict:
+        """The rows of a step of the round whose rows are held, with the pre-training mix's."""
+        number, within = divmod(step, self.steps)
+        epoch, part = divmod(within, self.how["ppo"]["minibatches"])
+        order = np.random.default_rng((self.seed, 13, number, epoch)).permutation(self.size)
+        chosen = np.sort(order[part * self.batch : (part + 1) * self.batch])
+        held = self.local or self.carry()["rows"]
+        made = {name: x[chosen] for name, x in held.items()}
+        if self.mix is not None:
+            found = self.mix.batch(step)
+            made |= {f"mix_{name}": found[name] for name in ("tokens", "targets", "weights")}
+        return made
+
+
+def _values(model, params, batch, new: int):
+    """V [N,R]: what the value net says before each token of an answer."""
+    x, _ = model.apply({"params": params}, batch, method="features")
+    return model.apply({"params": params}, x[:, -new - 1 : -1], method="values")[..., 0]
+
+
+class Rounds(Loop):
+    """`train.core.fit.Loop` with a round of answers wherever one is due."""
+
+    def __init__(self, setting: Setting, *args):
+        super().__init__(*args)
+        self.setting, self.told = setting, set()
+
+    def onward(self, state, done):
+        self.setting.local = None
+        return super().onward(state, done)
+
+    def rows(self, state, done: int) -> dict:
+        if self.setting.local is None:
+            self.setting.local = jax.device_get(state.carry["rows"])
+        return self.setting.minibatch(done)
+
+    def advance(self, state, frozen, done: int):
+        if done % self.setting.steps == 0:
+            self.report()
+            with self.dog.off(), self.meter.paused():
+                state = self.round(state, frozen, done)
+        return super().advance(state, frozen, done)
+
+    def round(self, state, frozen, done: int):
+        """Writes, scores and judges; the state with the round's rows in its carry."""
+        own, number = self.setting, done // self.setting.steps
+        carry = {name: float(state.carry[name]) for name in ("beta", "gain", "bias")}
+        made, raw = self.write(state.params, frozen, number)
+        if number == 0 and own.how["reward"]["normalise"]:
+            carry["gain"], carry["bias"] = rewards.affine(raw)
+        made["score"] = self.scored(raw, made, carry)
+        found = self.judged(state.params, made, carry["beta"])
+        watched = rollout.watched(made, raw, own.how["ppo"]["method"], own.group)
+        if own.values is not None:
+            mask = made["answer"]
+            watched["explained"] = float(policy.explained(found["values"], found["returns"], mask))
+        self.identities(state.params, made, watched, number)
+        self.tell(done, {**watched, "beta": carry["beta"]})
+        if own.how["kl"]["controller"] == "adaptive":
+            target, horizon = own.how["kl"]["target"], own.how["kl"]["horizon"]
+            carry["beta"] = kl.adapt(carry["beta"], watched["kl"], own.size, target, horizon)
+        rows = {name: np.asarray(x, np.float32) for name, x in found.items()}
+        rows |= {
+            name: np.asarray(made[name], np.float32) for name in ("answer", "old", "reference")
+        }
+        rows |= {name: np.asarray(made[name], np.int32) for name in ("tokens", "mask")}
+        own.local = rows
+        fresh = {"rows": rows, **{name: np.float32(x) for name, x in carry.items()}}
+        state.carry = jax.tree.map(
+            lambda x, old: jax.device_put(x, old.sharding), fresh, state.carry
+        )
+        return state
+
+    def write(self, params, frozen, number: int) -> tuple:
+        """(a round's answers with their log-probabilities, their raw scores)."""
+        own = self.setting
+        tokens, mask, asked = own.ask(number)
+        made = own.writer(params["policy"], tokens, mask, rollout.seeds(own.seed, number, own.size))
+        both = own.writer.place({name: made[name] for name in ("tokens", "mask")})
+        made["old"] = np.asarray(own.writer.log_probs(params["policy"], **both))
+        made["reference"] = np.asarray(own.writer.log_probs(frozen["reference"], **both))
+        raw = own.scorer(made, asked, frozen.get("reward"))
+        if own.how["ppo"]["method"] == "ppo":
+            raw = rewards.finite(raw)
+        return made, raw
+
+    def scored(self, raw, made, carry):
+        """Scores on the scale of the run, the rule for answers without an end applied."""
+        how = self.setting.how["reward"]
+        score = carry["gain"] * raw + carry["bias"]
+        return np.asarray(
+            rewards.missing_eos(score, made["ended"], how["missing_eos"], how["amount"])
+        ).astype(np.float32)
+
+    def judged(self, params, made, beta: float) -> dict:
+        """advantages, returns and values [N,R]."""
+        own, ppo = self.setting, self.setting.how["ppo"]
+        values = np.zeros_like(made["answer"])
+        if own.values is not None:
+            both = own.writer.place({name: made[name] for name in ("tokens", "mask")})
+            values = np.asarray(own.values(params["value"], both)) * made["answer"]
+        given = {name: made[name] for name in ("answer", "old", "reference", "score")}
+        found, returns = rollout.judge(
+            given,
+            {"values": values},
+            method=ppo["method"],
+            size=max(own.group, 2),
+            in_reward=own.how["kl"]["place"] == "reward",
+            whitened=own.how["reward"]["whiten"],
+            gamma=ppo["gamma"],
+            lam=ppo["lam"],
+            beta=beta,
+        )
+        return {"advantages": found, "returns": returns, "values": values}
+
+    def identities(self, params, made, watched: dict, number: int):
+        """At the first round the policy is the reference, and what wrote is what is trained."""
+        if number:
+            return
+        new = np.asarray(
+            self.setting.writer.log_probs(params["policy"], made["tokens"], made["mask"])
+        )
+        ratio = np.abs(np.exp((new - made["old"]) * made["answer"]) - 1).max()
+        off = [f"the ratio differs from 1 by {ratio:.1e}"] * bool(ratio > CLOSE)
+        if self.setting.same:
+            apart = np.abs((made["old"] - made["reference"]) * made["answer"]).max()
+            off += [f"KL to the reference is not 0 (a token is {apart:.1e} off)"] * bool(
+                apart > CLOSE
+            )
+        if off:
+            raise ValueError(
+                f"before the first update {' and '.join(off)}; nothing can be learned so"
+            )
+
+    def tell(self, done: int, values: dict):
+        """Logs a round, and says once what shows that it is failing."""
+        named = {f"round/{name}": float(x) for name, x in values.items()}
+        self.logger.metrics(done, named)
+        self.latest.update(named)
+        for words in rollout.failing(values, self.setting.how["kl"]["alarm"]):
+            if words.split("(")[0] not in self.told:
+                self.told.add(words.split("(")[0])
+                self.logger.say(f"step {done}: {words}")
+
+
+def loss_of(ratio, log_probs, batch, how: dict):
+    """The policy's loss of every token [n,R] by the method."""
+    if how["method"] == "best":
+        return -batch["advantages"] * log_probs
+    bounds = (how["clip"], how["clip_high"], how["dual"])
+    return policy.clipped(ratio, batch["advantages"], *bounds)
+
+
+def watch(ratio, log_probs, batch, how: dict) -> dict:
+    """(sum, count) of what to watch of a minibatch."""
+    mask = batch["answer"]
+    count = jnp.sum(mask)
+    clipped = policy.clipped_share(ratio, batch["advantages"], how["clip"], how["clip_high"])
+    rows = {
+        "ratio": ratio,
+        "clipped": clipped,
+        "moved": policy.moved(log_probs, batch["old"]),
+        "entropy": -log_probs,
+    }
+    return {name: (jnp.sum(x * mask), count) for name, x in rows.items()}
+
+
+def evaluator(config, setting, held, frozen):
+    """`run(variables)`: what the policy writes to held-out prompts, with the same seeds each time."""
+    asked, rows = held
+    most = config.eval.batches * config.batch if config.eval.batches else len(rows)
+    count = min(len(rows), most)
+    numbers = [n % count for n in range(-(-count // config.batch) * config.batch)]
+    fill = setting.writer.settings.fill
+
+    def run(variables) -> dict:
+        raw, ended, lengths = [], [], []
+        for start in range(0, len(numbers), config.batch):
+            part = numbers[start : start + config.batch]
+            tokens, mask = prompts.padded([rows[n] for n in part], setting.room, fill)
+            keys = rollout.seeds(config.seed, start, len(part), 17)
+            made = setting.writer(variables["params"]["policy"], tokens, mask, keys)
+            found = setting.scorer(made, [asked[n] for n in part], frozen.get("reward"))
+            real = np.arange(start, start + len(part)) < count
+            raw += found[real].tolist()
+            ended += made["ended"][real].tolist()
+            lengths += made["lengths"][real].tolist()
+        return {
+            "reward": float(np.nanmean(raw)),
+            "ended": float(np.mean(ended)),
+            "length": float(np.mean(lengths)),
+        }
+
+    return run

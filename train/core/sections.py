@@ -1,0 +1,29 @@
+"""Sections of a config that one loop reads: defaults, and mistakes named."""
+
+from train.core.errors import nearest
+
+
+def section(config, name: str, defaults: dict) -> dict:
+    """`config[name]` over its defaults; ValueError names a field that there is not, or a wrong type."""
+    given = dict(config.get(name, {}))
+    for key, value in given.items():
+        if key not in defaults:
+            raise ValueError(f"config.{name} has no field {key!r}; {nearest(key, defaults)}")
+        kind = type(defaults[key])
+        fine = type(value) is kind or (kind is float and type(value) is int)
+        if not fine:
+            raise ValueError(f"config.{name}.{key} is {value!r}; expected {kind.__name__}")
+    return {**defaults, **given}
+
+
+def one_of(name: str, value, known):
+    """ValueError unless a field's value is known."""
+    if value not in known:
+        raise ValueError(f"config.{name} is {value!r}; {nearest(str(value), list(known))}")
+
+
+def positive(name: str, section: dict, fields):
+    """ValueError unless some fields of a section are above 0."""
+    for field in fields:
+        if not section[field] > 0:
+            raise ValueError(f"config.{name}.{field} is {section[field]}; expected more than 0")

@@ -1,0 +1,179 @@
+"""Comparisons of answers: pairs, rankings by people, and pairs out of VADER's raters.
+
+`config.data.train` (and `valid`, or `valid_share`) is a table (`train.data.tables`) of
+
+    prompt, chosen, rejected [, labeller]          a pair
+    prompt, answers, ranks [, labeller]            2 to 9 answers; rank 1 is the best, equal ranks tie
+
+or one of the embedded sets of rated texts, `vader-movies`, `vader-tweets`, `vader-amazon`: texts are
+paired at random within each part, so that no text stands in two, and the better text is the one that
+more raters placed higher, over all pairs of a rater of one and a rater of the other. Ties make no
+pair. Prompts may be text or messages; VADER's are empty.
+"""
+
+import dataclasses
+import json
+
+import numpy as np
+
+from train.data import embedded_sets, instructions, labelled
+from train.data.opening import get
+from train.data.tables import Table
+
+MOST = 9  # answers to one prompt (Ouyang et al. 2022, section 3.5)
+
+
+@dataclasses.dataclass
+class Comparison:
+    """K answers to a prompt: better [K,K] is 1 where answer i is preferred to j.
+
+    agreement: the share of labellers (or of pairs of raters) who say so, or nan where one was asked.
+    """
+
+    prompt: str | list
+    answers: list
+    better: np.ndarray
+    agreement: float = float("nan")
+
+
+def open_parts(config) -> tuple[dict, float]:
+    """({"train", "valid"}: comparisons, the labellers' own agreement or nan)."""
+    source = get(config, "data.train", "")
+    if source in embedded_sets.VADER:
+        parts = _rated_parts(config, source)
+        return parts, ceiling(parts.get("valid", parts["train"]))
+    parts = instructions.open_parts(config, read, keys)
+    return parts, ceiling(parts.get("valid", parts["train"]))
+
+
+def keys(found) -> list:
+    """What keeps comparisons of one prompt on one side of a split."""
+    return [labelled.plain(_text(item.prompt)) for item in found]
+
+
+def ceiling(found) -> float:
+    """How often a labeller agrees with most labellers: what an accuracy can reach at best."""
+    known = [item.agreement for item in found if not np.isnan(item.agreement)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def read(table: Table, config) -> list:
+    """The comparisons of a table, one for each set of answers to a prompt.
+
+    ValueError names a row with an empty prompt or answer, with equal answers, or with a comparison
+    that the same labeller made before, whether it repeats or contradicts that.
+    """
+    name = lambda field: get(config, f"data.{field}", field)
+    prompts = table.column(name("prompt"), (str, list))
+    who = table.column("labeller") if "labeller" in table.columns else [""] * len(table)
+    rows = _rankings(table, name) if name("answers") in table.columns else _pairs(table, name)
+    seen, made = {}, {}
+    for number, (prompt, (answers, ranks), labeller) in enumerate(
+        zip(prompts, rows, who, strict=True)
+    ):
+        where = table.where(number)
+        if not _text(prompt).strip():
+            raise ValueError(f"{where}: the prompt is empty; expected text")
+        if any(not answer.strip() for answer in answers):
+            raise ValueError(f"{where}: an answer is empty; expected text")
+        if len(set(answers)) < len(answers):
+            raise ValueError(
+                f"{where}: two of its answers are the same text, which nobody can rank"
+            )
+        _once(seen, where, _text(prompt), answers, ranks, labeller)
+        order = sorted(range(len(answers)), key=lambda i: answers[i])
+        key = (_text(prompt), tuple(answers[i] for i in order))
+        made.setdefault(key, (prompt, []))[1].append([ranks[i] for i in order])
+    found = [_joined(prompt, list(key[1]), votes) for key, (prompt, votes) in made.items()]
+    return [item for item in found if item.better.any()]
+
+
+def _text(prompt) -> str:
+    return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
+
+
+def _pairs(table, name):
+    columns = [table.column(name(field)) for field in ("chosen", "rejected")]
+    return [([chosen, rejected], [1, 2]) for chosen, rejected in zip(*columns, strict=True)]
+
+
+def _rankings(table, name):
+    rows = []
+    columns = [table.column(name(field), (list,)) for field in ("answers", "ranks")]
+    for number, (answers, ranks) in enumerate(zip(*columns, strict=True)):
+        fine = len(answers) == len(ranks) and all(type(rank) is int for rank in ranks)
+        if (
+            not fine
+            or not 2 <= len(answers) <= MOST
+            or not all(isinstance(a, str) for a in answers)
+        ):
+            raise ValueError(
+                f"{table.where(number)}: {len(answers)} answers and ranks {str(ranks)[:40]}; expected "
+                f"2 to {MOST} texts, and a whole number for each"
+            )
+        rows.append((answers, ranks))
+    return rows
+
+
+def _once(seen, where, prompt, answers, ranks, labeller):
+    """Notes every pair of a row; ValueError where its labeller has judged it before."""
+    for i, first in enumerate(answers):
+        for j in range(i):
+            other = answers[j]
+            sign = np.sign(ranks[j] - ranks[i]) * (1 if first < other else -1)
+            key = (labeller, prompt, *sorted((first, other)))
+            if key in seen:
+                before, at = seen[key]
+                word = "repeats" if before == sign else "contradicts"
+                by = f" by {labeller!r}" if labeller else ""
+                raise ValueError(
+                    f"{where} {word} what {at} says{by} of two answers to the same prompt\n"
+                    "expected each comparison once; give a labeller if several people made them"
+                )
+            seen[key] = sign, where
+
+
+def _joined(prompt, answers, votes) -> Comparison:
+    """One comparison of several labellers' ranks: the majority of each pair, and how large it is."""
+    ranks = np.asarray(votes)
+    wins = (ranks[:, :, None] < ranks[:, None, :]).sum(0)
+    better = wins > wins.T
+    share = float("nan")
+    if len(votes) > 1 and better.any():
+        share = float(wins[better].sum() / (wins + wins.T)[better].sum())
+    return Comparison(prompt, answers, better.astype(np.float32), share)
+
+
+def _rated_parts(config, source) -> dict:
+    """Pairs of rated texts, the texts split by what they say."""
+    if get(config, "data.valid", ""):
+        raise ValueError(f"{source} is split by data.valid_share; data.valid has no place here")
+    raters = embedded_sets.raw_ratings(source)
+    rows = [(text, raters[key]) for key, _, text in embedded_sets.ratings(source) if key in raters]
+    share = float(get(config, "data.valid_share", 0.0))
+    cut = labelled.split([labelled.plain(text) for text, _ in rows], {"valid": share})
+    rounds, made = int(get(config, "data.rounds", 1)), {}
+    for part in ("train", "valid"):
+        if cut.get(part):
+            salt = 0 if part == "train" else 1
+            times = rounds if part == "train" else 1
+            rng = np.random.default_rng((int(get(config, "data.seed", 0)), salt))
+            made[part] = rated([rows[n] for n in cut[part]], times, rng)
+    return made
+
+
+def rated(rows, rounds: int, rng) -> list:
+    """Pairs of neighbours in `rounds` random orders of (text, ratings); ties and repeats left out."""
+    found, seen = [], set()
+    for _ in range(rounds):
+        order = rng.permutation(len(rows))
+        for i, j in zip(order[::2].tolist(), order[1::2].tolist(), strict=False):
+            (first, a), (other, b) = rows[i], rows[j]
+            gaps = np.subtract.outer(np.asarray(a), np.asarray(b))
+            up, down = int((gaps > 0).sum()), int((gaps < 0).sum())
+            if up == down or first == other or (min(i, j), max(i, j)) in seen:
+                continue
+            seen.add((min(i, j), max(i, j)))
+            better = np.asarray([[0, up > down], [up < down, 0]], np.float32)
+            found.append(Comparison("", [first, other], better, max(up, down) / (up + down)))
+    return found

@@ -1,0 +1,241 @@
+"""Policies from comparisons without a reward model: DPO, IPO, cDPO, KTO and their kin.
+
+    python -m train --config=configs/preference.py:tiny --workdir=runs/dpo
+
+Loss: `config.preference.loss` (`train.core.preferences`) of the log-ratios of policy and frozen
+reference, sums over an answer's tokens with its end and without its prompt; `preference.mean` "tokens"
+divides by their number (TRL's IPO). `preference.sft` adds that much of the chosen answers' mean negative
+log-likelihood, for where the chosen's probability falls too far: that it falls is usual, and `chosen`
+in the metrics shows it. Policy and reference start as `config.init`; `config.reference` may name
+another reference, of the same tokens. Dropout is off. With LoRA the reference is the frozen model.
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eval import answers as every
+from models.build import build
+from models.likelihood import of_tokens
+from models.options import Options
+from train.core import checkpoint, loop, lora, origin, preferences
+from train.core.errors import nearest
+from train.core.fit import Fitted
+from train.core.plan import Plan, plan
+from train.core.state import Task
+from train.data import answers, compared, instructions
+from train.data import preferences as data
+from train.data import task as tasks
+
+DEFAULTS = {
+    "loss": "dpo",
+    "beta": 0.1,
+    "wrong": 0.0,
+    "sft": 0.0,
+    "mean": "none",
+    "good": 1.0,
+    "bad": 1.0,
+}
+
+
+def run(config, workdir) -> Fitted:
+    """Trains and saves; with LoRA writes a PEFT folder."""
+    config, o, tokenizer, stream, held = _open(config)
+    frozen = origin.placed(reference(config, o), config)
+    task = make_task(config, o, tokenizer, stream, held, frozen)
+    fitted = loop.train(config, task, workdir)
+    if lora.settings(config)["rank"] and not fitted.stopped and jax.process_index() == 0:
+        lora.write(config, o, fitted.variables()["params"], Path(workdir) / "adapter")
+    return fitted
+
+
+def check(config) -> tuple[Plan, dict]:
+    """The plan and the first batch; nothing is allocated on the devices."""
+    config, o, tokenizer, stream, _ = _open(config)
+    return plan(config, make_task(config, o, tokenizer, stream, None, origin.zeros(o))), (
+        stream.batch(0)
+    )
+
+
+def settings(config) -> dict:
+    """`config.preference` with its defaults; ValueError names what there is not."""
+    given = dict(config.get("preference", {}))
+    for name in given:
+        if name not in DEFAULTS:
+            raise ValueError(f"config.preference has no field {name!r}; {nearest(name, DEFAULTS)}")
+    found = {**DEFAULTS, **given}
+    known = (*preferences.LOSSES, "kto")
+    if found["loss"] not in known:
+        raise ValueError(
+            f"config.preference.loss is {found['loss']!r}; {nearest(found['loss'], known)}"
+        )
+    if found["mean"] not in preferences.MEANS or not found["beta"] > 0:
+        raise ValueError(
+            f"config.preference has mean={found['mean']!r} and beta={found['beta']}; expected "
+            f"{' or '.join(preferences.MEANS)}, and beta above 0"
+        )
+    if found["loss"] == "kto" and config.get("micro", 1) > 1:
+        raise ValueError(
+            "kto's reference point is a mean over the whole batch; expected config.micro=1"
+        )
+    return found
+
+
+def reference(config, o: Options) -> dict:
+    """The frozen parameters: of `config.reference`, else of `config.init`, else the fresh policy's."""
+    given = config.get("reference", {})
+    named = bool(given) and bool(given.get("checkpoint", "") or given.get("reference", ""))
+    if named and lora.settings(config)["rank"]:
+        raise ValueError(
+            "with LoRA the reference is the frozen model; config.reference has no place"
+        )
+    return origin.params(given if named else config.init, o, config.seed)
+
+
+def _open(config):
+    """(config, options, tokenizer, stream, held-out batches); ValueError where they don't fit."""
+    config = config.copy_and_resolve_references().unlock()
+    o = origin.quiet(origin.options(config))
+    config.model = o.plain()
+    origin.check_policy(o)
+    how = settings(config)
+    parts, _ = data.open_parts(config)
+    texts = lambda: sorted({text for item in parts["train"] for text in item.answers})
+    tokenizer = tasks.open_tokenizer(config, checkpoint.find, texts, encoder=False)
+    loop.fits(o, tokenizer)
+    tokenizer.chat_template = origin.template(config, tokenizer)
+    dialogue = instructions.Dialogue(tokenizer, tokenizer.chat_template)
+    fill, makes, about = max(tokenizer.pad, 0), {}, {"tokenizer": tokenizer.hash}
+    for part, found in parts.items():
+        rows = compared.written(found, dialogue)
+        truncate = bool(config.data.get("truncate", False))
+        rows, found, out = compared.fitting(rows, found, config.length, truncate)
+        both = compared.pairs(rows, found)
+        if not both:
+            raise ValueError(f"config.data: no pair is left in the {part} part")
+        if jax.process_index() == 0:
+            print(f"{part} {len(both):,} pairs, {out} comparisons left out", flush=True)
+        if how["loss"] == "kto":
+            made = _judged(rows, found, dialogue, config.length, fill)
+        else:
+            made = compared.sided(both, config.length, fill), len(both)
+        makes[part], about[part] = made, answers.digest([list(pair) for pair in both])
+    stream = answers.Stream(*makes["train"], config, *loop.slices(config), about)
+    held = None
+    if "valid" in makes and makes["valid"][1] >= 2:
+        held = every.every(*makes["valid"], config.batch, *loop.slices(config))
+    return config.lock(), o, tokenizer, stream, held
+
+
+def _judged(rows, found, dialogue, length, fill):
+    """Every chosen answer as a good one, every rejected one as a bad one."""
+    prompts = [dialogue.prompt(item.prompt) for item in found]
+    single = {}
+    for number, (row, item) in enumerate(zip(rows, found, strict=True)):
+        for i, j in np.argwhere(item.better > 0).tolist():
+            single.setdefault((number, i), (row[i], number, True))
+            single.setdefault((number, j), (row[j], number, False))
+    single = list(single.values())
+    return compared.judged(single, prompts, length, fill), len(single)
+
+
+def make_task(config, o: Options, tokenizer, stream, held, frozen) -> Task:
+    """The objective as pure functions; frozen: the reference, or its shapes."""
+    model, how, adapt = build(o), settings(config), lora.settings(config)
+    whole = lambda params, frozen: lora.merge(frozen, params, adapt) if adapt["rank"] else params
+    measure = _single if how["loss"] == "kto" else _pairs
+
+    def totals(batch):
+        real = batch.get("rows", jnp.ones(batch["tokens"].shape[0]))
+        chosen = (batch["weights"][:, 0] * real[:, None]).sum()
+        return {"rows": jnp.maximum(real.sum(), 1), "tokens": jnp.maximum(chosen, 1)}
+
+    def loss(params, frozen, extra, batch, rng, totals):
+        flat = {n: batch[n].reshape(-1, batch[n].shape[-1]) for n in ("tokens", "mask")}
+        ours, _ = of_tokens(model, {"params": whole(params, frozen), **extra}, flat)
+        theirs, _ = of_tokens(model, {"params": frozen}, flat)
+        sides = [x.reshape(batch["tokens"].shape) for x in (ours, jax.lax.stop_gradient(theirs))]
+        value, sums = measure(*sides, batch, how, totals)
+        return value, (extra, sums)
+
+    evaluators = {}
+    if held is not None:
+        evaluators["valid"] = _evaluator(loss, totals, frozen, held, loop.placer(config))
+    low_rank = dict(init=lambda key: (lora.init(key, frozen, adapt), {}), based=True)
+    return loop.task(
+        model,
+        tokenizer,
+        stream,
+        loss=loss,
+        totals=totals,
+        evaluators=evaluators,
+        frozen=frozen,
+        dropout=False,
+        rules=lora.RULES,
+        flops=lambda batch: (
+            4
+            / 3
+            * loop.flops(o, {"tokens": batch["tokens"].reshape(-1, batch["tokens"].shape[-1])})
+        ),
+        **(low_rank if adapt["rank"] else {}),
+    )
+
+
+def _pairs(ours, theirs, batch, how, totals):
+    """The loss of pairs [n,2,T], the chosen first, and what to watch."""
+    weights = batch["weights"]
+    real = batch.get("rows", jnp.ones(weights.shape[0]))
+    count = real.sum()
+    policy = preferences.answer_log_probs(ours, weights, how["mean"])
+    ratio = policy - preferences.answer_log_probs(theirs, weights, how["mean"])
+    chosen, rejected = ratio[:, 0], ratio[:, 1]
+    each = preferences.pair(chosen, rejected, how["loss"], how["beta"], how["wrong"])
+    value = (each * real).sum() / totals["rows"]
+    if how["sft"]:
+        written = (ours * weights)[:, 0].sum(-1) * real
+        value = value - how["sft"] * written.sum() / totals["tokens"]
+    beta = how["beta"]
+    rows = {
+        "reward_chosen": beta * chosen,
+        "reward_rejected": beta * rejected,
+        "margin": beta * (chosen - rejected),
+        "accuracy": (chosen > rejected).astype(jnp.float32),
+        "chosen": policy[:, 0],
+        "rejected": policy[:, 1],
+    }
+    return value, {name: ((x * real).sum(), count) for name, x in rows.items()}
+
+
+def _single(ours, theirs, batch, how, totals):
+    """The loss of answers that were called good or bad [n,2,T], the mismatched second."""
+    weights, good = batch["weights"], batch["good"]
+    real = batch.get("rows", jnp.ones(weights.shape[0]))
+    policy = preferences.answer_log_probs(ours, weights)
+    base = preferences.answer_log_probs(theirs, weights)
+    ratio = policy[:, 0] - base[:, 0]
+    point = preferences.kto_reference(policy[:, 1] * real, base[:, 1] * real, totals["rows"])
+    each = preferences.kto(ratio, good, point, how["beta"], (how["good"], how["bad"]))
+    sums = {"reference_kl": (point * real.sum(), real.sum())}
+    for name, which in (("reward_chosen", good), ("reward_rejected", ~good)):
+        sums[name] = (how["beta"] * ratio * which * real).sum(), (which * real).sum()
+    return (each * real).sum() / totals["rows"], sums
+
+
+def _evaluator(loss, totals, frozen, held, place):
+    """`run(variables)`: the loss and its metrics over the held-out pairs."""
+
+    @jax.jit
+    def score(variables, frozen, batch):
+        extra = {name: x for name, x in variables.items() if name != "params"}
+        found = totals(batch)
+        value, (_, sums) = loss(variables["params"], frozen, extra, batch, None, found)
+        return {"loss": (value * found["rows"], found["rows"]), **sums}
+
+    def run(variables) -> dict:
+        sums = [jax.device_get(score(variables, frozen, place(batch))) for batch in held]
+        total = {name: np.sum([each[name] for each in sums], 0) for name in sums[0]}
+        return {name: float(s / max(n, 1e-9)) for name, (s, n) in total.items()}
+
+    return run
