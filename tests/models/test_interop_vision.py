@@ -11,6 +11,7 @@ from models.build import build, example
 from models.interop import config, describe, hf, timm
 from models.interop.rename import flatten
 from models.options import Options
+from scripts import convert
 
 VIT = dict(layers=2, width=16, heads=2, image_size=8, patch=4, labels=3, ff=20)
 SWIN = dict(
@@ -131,7 +132,7 @@ def test_an_unknown_architecture_is_named():
         ("vit", dict(registers=2), "registers"),
         ("vit", dict(positions="sinusoidal_2d"), "positions"),
         ("vit", dict(residual=False), "residual"),
-        ("swin", dict(windowing="axes"), "windowing"),
+        ("swin", dict(windowing="axes", side=3), "windowing"),
         ("swin", dict(final_norm=False), "final_norm"),
     ],
 )
@@ -142,6 +143,18 @@ def test_what_the_reference_cannot_express_is_named(name, changes, words):
 
 def test_what_timm_cannot_express_is_named():
     with pytest.raises(ValueError, match="windowing"):
-        describe.spelled(Options.of(ROWS["swin"]))
+        describe.spelled(Options.of(ROWS["swin"] | dict(side=3)))
+    assert describe.spelled(Options.of(ROWS["swin"]))[0] == "timm/SwinTransformer"
     with pytest.raises(ValueError, match="spelling"):
         hf.export("nowhere", *made(ROWS["vit"]), spelling="jax")
+
+
+def test_a_folder_of_timms_becomes_the_references_and_a_run(tmp_path, capsys):
+    o, params = made(ROWS["swin"])
+    hf.export(tmp_path / "timm", o, params, spelling="timm")
+    convert.main(["--from", str(tmp_path / "timm"), "--to", str(tmp_path / "hf")])
+    same(interop.load(tmp_path / "hf").variables["params"], params)
+    convert.main(["--from", str(tmp_path / "hf"), "--to", str(tmp_path / "run"), "--as", "run"])
+    convert.main(["--from", str(tmp_path / "run"), "--to", str(tmp_path / "two"), "--as", "timm"])
+    same(interop.load(tmp_path / "two").variables["params"], params)
+    assert "images of 8 x 8" in capsys.readouterr().out
