@@ -7,11 +7,17 @@ import jax
 import jax.numpy as jnp
 
 from models.decoder import Decoder
+from models.efficientnet import EfficientNet
 from models.encdec import EncoderDecoder
 from models.encoder import Encoder
 from models.options import Options
+from models.resnet import ResNet
 
-KINDS = {"decoder": Decoder, "encoder": Encoder, "encdec": EncoderDecoder}
+KINDS = {
+    "decoder": Decoder, "encoder": Encoder, "encdec": EncoderDecoder, "resnet": ResNet,
+    "efficientnet": EfficientNet,
+}  # fmt: skip
+IMAGES = ("resnet", "efficientnet")  # kinds that read `images`
 
 
 def build(o: Options) -> nn.Module:
@@ -20,7 +26,9 @@ def build(o: Options) -> nn.Module:
 
 
 def example(o: Options, batch: int = 1, time: int = 1) -> dict:
-    """A batch of zeros [B,T] (choices: [B,1,T]) to initialise or to compile with."""
+    """A batch of zeros [B,T] (choices: [B,1,T]; images: [B,H,W,C]) to initialise or compile with."""
+    if o.kind in IMAGES:
+        return {"images": jnp.zeros((batch, o.image_size, o.image_size, o.channels), jnp.float32)}
     shape = (batch, 1, time) if o.head == "choice" else (batch, time)
     out = {"tokens": jnp.zeros(shape, jnp.int32)}
     if o.kind == "encdec":

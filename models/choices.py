@@ -1,12 +1,14 @@
 """The values that the named options of `models.options` may take."""
 
 CHOICES = {
-    "kind": ("decoder", "encoder", "encdec"),
-    "norm": ("layer", "rms"),
+    "kind": ("decoder", "encoder", "encdec", "resnet", "efficientnet"),
+    "norm": ("layer", "rms", "batch"),
     "norm_place": ("pre", "post"),
-    "act": ("gelu", "gelu_tanh", "relu", "silu", "tanh", "quick_gelu", "identity"),
+    "act": ("gelu", "gelu_tanh", "relu", "silu", "tanh", "relu6", "quick_gelu", "identity"),
+    "inner_act": ("", "gelu", "gelu_tanh", "relu", "silu", "tanh", "relu6", "identity"),
+    "padding": ("symmetric", "same", "kernel"),
     "positions": ("learned", "sinusoidal", "sinusoidal_halves", "rotary", "relative", "none"),
-    "init": ("normal", "xavier", "mesh"),
+    "init": ("normal", "xavier", "mesh", "he"),
     "rope_scaling": ("none", "linear", "llama3"),
     "score_scale": ("sqrt", "none"),
     "head": (
@@ -14,7 +16,7 @@ CHOICES = {
         "choice", "embed",
     ),
     "head_act": ("", "gelu", "gelu_tanh", "relu", "silu", "tanh", "quick_gelu", "identity"),
-    "pool": ("first", "mean"),
+    "pool": ("first", "mean", "max"),
     "pool_act": ("tanh", "relu", "gelu", "gelu_tanh", "identity"),
     "score_act": ("identity", "tanh", "relu", "gelu", "gelu_tanh", "silu"),
     "dtype": ("float32", "bfloat16"),
@@ -26,5 +28,7 @@ HEADS = {  # by the kind of model
     "decoder": ("lm", "classify", "double"),
     "encoder": CHOICES["head"][2:],
     "encdec": ("lm", "none", "classify", "spans"),
+    "resnet": ("none", "classify"),
+    "efficientnet": ("none", "classify"),
 }
 POOLED = ("none", "pretrain", "pair", "classify", "choice")  # heads that read the pooler

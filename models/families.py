@@ -8,6 +8,7 @@ rows; `tests/models/test_options.py` holds our counts to them.
 
 import difflib
 
+from models import families_conv
 from models.options import Options
 
 # Radford et al. 2018. Post-norm, no final norm; the original drops entries of the embedding tables.
@@ -202,6 +203,7 @@ FAMILIES = {
         "base": {**BART, **_shape(6, 768, 12)},
         "large": {**BART, **_shape(12, 1024, 16)},
     },
+    **families_conv.FAMILIES,
 }  # fmt: skip
 
 # Parameters as the reference implementations count them (GPT-3: our count of Table 2.1's shapes).
@@ -268,6 +270,7 @@ COUNTS = {
     ("t5", "1.1-xxl"): 11_135_332_352,
     ("bart", "base"): 139_420_416,
     ("bart", "large"): 406_291_456,
+    **families_conv.COUNTS,
 }
 
 

@@ -141,3 +141,33 @@ def _rms_backward(eps, saved, g):
 
 
 rms_norm.defvjp(_rms_forward, _rms_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def batch_norm(x, scale, bias, eps: float):
+    """(y, (mean, variance)): x [...,C] normalised over all axes but the last, statistics in float32.
+
+    The variance is divided by n. The statistics are for a running average, without a gradient.
+    """
+    return _batch_forward(x, scale, bias, eps)[0]
+
+
+def _batch_forward(x, scale, bias, eps):
+    rows = tuple(range(x.ndim - 1))
+    mean = jnp.mean(x, rows, dtype=jnp.promote_types(x.dtype, jnp.float32))
+    var = jnp.mean(jnp.square(x - mean), rows)
+    root = jax.lax.rsqrt(var + eps)
+    y = (x - mean) * (root * scale) + bias
+    return (y.astype(x.dtype), (mean, var)), (x, mean, root, scale)
+
+
+def _batch_backward(eps, saved, g):
+    x, mean, root, scale = saved
+    g, n = g[0].astype(root.dtype), x.size // x.shape[-1]
+    unit = (x - mean) * root
+    dscale, dbias = sum_rows(g * unit, 1), sum_rows(g, 1)
+    dx = (root * scale) * (g - dbias / n - unit * (dscale / n))
+    return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(scale.dtype)
+
+
+batch_norm.defvjp(_batch_forward, _batch_backward)

@@ -121,9 +121,8 @@ class Scores(nn.Module):
         o = self.o
         state = drop(state, o.drop_head, site(key, 2)).astype(jnp.float32)
         lead = "abc"[: state.ndim - 1]
-        kernel = self.param(
-            "kernel", normal(deviation(o, "score")), (o.width, o.outputs), jnp.float32
-        )
+        shape = (state.shape[-1], o.outputs)
+        kernel = self.param("kernel", normal(deviation(o, "score")), shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (o.outputs,), jnp.float32)
         return product(f"{lead}d,dc->{lead}c", state, kernel, o.dtype) + bias
 

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from models import batchnorm
 from models.gradients import add_bias, layer_norm, product, rms_norm
 from models.initial import deviation
 from models.options import Options
@@ -17,6 +18,7 @@ ACTIVATIONS = {
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
     "tanh": jnp.tanh,
+    "relu6": jax.nn.relu6,
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "identity": lambda x: x,
 }
@@ -67,17 +69,22 @@ class Norm(nn.Module):
     """Layer normalisation (Ba et al. 2016) or RMS normalisation (Zhang and Sennrich 2019).
 
     Statistics over the last axis in float32; the result has the dtype of `x`. The RMS form casts
-    before it multiplies by its scale, as the LLaMA reference does.
+    before it multiplies by its scale, as the LLaMA reference does. "batch" normalises each channel
+    over all other axes instead, see `models.batchnorm`. `zero` starts the scale at 0.
     """
 
     o: Options
+    zero: bool = False
 
     @nn.compact
     def __call__(self, x):
-        scale = self.param("scale", nn.initializers.ones_init(), (x.shape[-1],), jnp.float32)
+        first = nn.initializers.constant(0.0 if self.zero else 1.0)
+        scale = self.param("scale", first, (x.shape[-1],), jnp.float32)
         if self.o.norm == "rms":
             return rms_norm(x, scale, self.o.norm_eps)
         bias = self.param("bias", nn.initializers.zeros_init(), (x.shape[-1],), jnp.float32)
+        if self.o.norm == "batch":
+            return batchnorm.normalise(self, x, scale, bias)
         return layer_norm(x, scale, bias, self.o.norm_eps)
 
 

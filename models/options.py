@@ -10,13 +10,14 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 
-from models import sides
-from models.choices import CHOICES, HEADS, POOLED
+from models import checks, sides
+from models.choices import POOLED
+from models.convnets import ConvNets
 from models.pictures import Pictures
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(Pictures):
+class Options(Pictures, ConvNets):
     """Static options of a model. Zero means "derived" where a field says so.
 
     Raises ValueError, naming the option, for an unknown, ill-typed or contradictory value.
@@ -121,86 +122,9 @@ class Options(Pictures):
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _typed(field, getattr(self, field.name)))
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"model.{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}"
-                )
-        self._check_sizes()
-        self._check_pattern()
-
-    def _check_sizes(self):
-        for name in ("vocab", "context", "layers", "width", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} is {getattr(self, name)}; expected at least 1")
-        for name in (
-            "kv_heads", "head_size", "ff", "experts", "labels", "window", "position_offset",
-            "share_groups", "token_types", "embed_width",
-        ):  # fmt: skip
-            if getattr(self, name) < 0:
-                raise ValueError(f"model.{name} is {getattr(self, name)}; expected 0 or more")
-        if not self.head_size and self.width % self.heads:
-            raise ValueError(
-                f"model.heads={self.heads} does not divide model.width={self.width}; "
-                "choose another number of heads or give model.head_size"
-            )
-        if self.heads % self.groups:
-            raise ValueError(
-                f"model.kv_heads={self.kv_heads} does not divide model.heads={self.heads}"
-            )
-        if self.experts and not 1 <= self.experts_per_token <= self.experts:
-            raise ValueError(
-                f"model.experts_per_token={self.experts_per_token} must lie between 1 and "
-                f"model.experts={self.experts}"
-            )
-        if self.positions in ("rotary", "sinusoidal", "sinusoidal_halves"):
-            size = self.size if self.positions == "rotary" else self.width
-            if size % 2:
-                raise ValueError(f"{self.positions} positions need an even size, not {size}")
-        sides.check(self)
-        if self.head not in HEADS[self.kind]:
-            known = ", ".join(HEADS[self.kind])
-            raise ValueError(f"model.head is {self.head!r}; heads of a {self.kind} are {known}")
-        if self.head in ("classify", "double", "tokens") and not self.labels:
-            raise ValueError(f"model.head={self.head!r} needs model.labels of at least 1")
-        for name in sides.RATES:
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"model.{name} is {getattr(self, name)}; expected 0 <= rate < 1")
-
-    def _check_pattern(self):
-        unknown = [kind for kind in self.pattern if kind not in ("global", "local")]
-        if not self.pattern or unknown:
-            raise ValueError(
-                f"model.pattern is {self.pattern!r}; expected a tuple of 'global' and 'local'"
-            )
-        if "local" in self.pattern and self.window < 1:
-            raise ValueError("model.pattern has local layers; give model.window of at least 1")
-        if any(type(w) is not int or w < 2 or w % 2 for w in self.windows):
-            raise ValueError(
-                f"model.windows is {self.windows!r}; expected even numbers of at least 2"
-            )
-        if self.windows and (self.causal or "local" in self.pattern or self.cross):
-            raise ValueError("model.windows need model.causal=False, a global pattern and no cross")
-        if self.windows and self.global_slots < 1:
-            raise ValueError(f"model.global_slots is {self.global_slots}; expected at least 1")
-        if self.attend == "banded" and not self.windows:
-            raise ValueError("model.attend='banded' needs model.windows")
-        self._check_sharing()
-
-    def _check_sharing(self):
-        if self.share_inner < 1 or (self.share_inner > 1 and not self.share_groups):
-            raise ValueError(
-                f"model.share_inner={self.share_inner} needs to be positive, with model.share_groups"
-            )
-        if not self.share_groups:
-            return
-        if self.share_groups > self.layers:
-            raise ValueError(
-                f"model.share_groups={self.share_groups} is more than model.layers={self.layers}"
-            )
-        if len(set(self.kinds())) > 1:
-            raise ValueError("model.share_groups needs layers of one kind; see pattern and windows")
+            value = checks.typed(field, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+        checks.check(self)
 
     @classmethod
     def of(cls, mapping: Mapping) -> "Options":
@@ -280,19 +204,3 @@ class Options(Pictures):
     def variants(self) -> tuple:
         """The kinds that there are, in a fixed order."""
         return tuple(sorted(set(self.kinds())))
-
-
-def _typed(field, value):
-    """The value with the field's type; ints pass for floats and lists for tuples, nothing else."""
-    kind = {"str": str, "int": int, "float": float, "bool": bool, "tuple": tuple}.get(
-        field.type if isinstance(field.type, str) else field.type.__name__
-    )
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind is tuple and isinstance(value, list):
-        return tuple(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ValueError(
-            f"model.{field.name} is {value!r} ({type(value).__name__}); expected {kind.__name__}"
-        )
-    return value

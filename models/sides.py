@@ -4,7 +4,9 @@ One `Options` describes both: its sizes are the decoder's, `encoder_layers`, `en
 `encoder_ff` what differs in the encoder.
 """
 
-RATES = ("drop_embed", "drop_attn", "drop_resid", "drop_head", "drop_act", "drop_final")
+RATES = (
+    "drop_embed", "drop_attn", "drop_resid", "drop_head", "drop_act", "drop_final", "drop_path",
+)  # fmt: skip
 _SIZES = ("encoder_layers", "encoder_heads", "encoder_ff", "encoder_vocab")
 
 

@@ -44,6 +44,8 @@ RULES = (
     (r"(^|/)head/kernel$", P("fsdp", "tensor")),
     (r"(^|/)head/bias$", P("tensor")),
     (r"(^|/)score/", P(None)),
+    (r"(conv|gate/reduce|gate/expand)/kernel$", P("fsdp")),
+    (r"gate/(reduce|expand)/bias$", P(None)),
 )
 
 
