@@ -39,6 +39,11 @@ def solarize_add(picture, added, _=None):
     return picture.point(table * len(picture.getbands()))
 
 
+def posterize(picture, bits, _=None):
+    """Keeps the upper bits; none of them is black, which Pillow refuses."""
+    return ImageOps.posterize(picture, bits) if bits else picture.point(lambda _: 0)
+
+
 def enhance(kind) -> Callable:
     """Pillow's enhancement by a factor: 1 changes nothing."""
     return lambda picture, factor, _=None: kind(picture).enhance(factor)
@@ -60,9 +65,7 @@ TABLE = {
         lambda share, sign=1: sign * share * 30.0,
         True,
     ),
-    "Posterize": Op(
-        lambda p, bits, _: ImageOps.posterize(p, bits), lambda share: 4 - int(share * 4)
-    ),
+    "Posterize": Op(posterize, lambda share: 4 - int(share * 4)),
     "Solarize": Op(
         lambda p, level, _: ImageOps.solarize(p, level), lambda share: 256 - int(share * 256)
     ),
