@@ -14,10 +14,12 @@ import jax.numpy as jnp
 
 from models import banded
 from models.gradients import product
+from models.grids import Relative
 from models.initial import deviation
 from models.layers import Projection, drop, site
 from models.masks import Mask
 from models.options import Options
+from models.pictures import table_sides
 from models.placement import settle
 from models.positions import rotate
 
@@ -135,7 +137,9 @@ class Attention(nn.Module):
     Of kind "cross" it takes keys and values from `ctx['encoded']` [B,S,D] under
     `ctx['encoded_mask']`; its memory is written then, and read where `encoded` is not given. Of n
     times as many rows as that has, n neighbours share one of its rows: the beams of a source. A
-    kind that is a number is Longformer's two-sided window (`models.banded`).
+    kind that is a number is Longformer's two-sided window (`models.banded`). With `ctx['windows']`
+    (`models.windows`) the tokens of each window attend to each other, of kind "shifted" in moved
+    windows, and weights are [B * windows,H,T,T].
     """
 
     o: Options
@@ -148,7 +152,9 @@ class Attention(nn.Module):
             "btd,dhk->bthk", (o.width, count, o.size), 2 * bias, deviation(o, name[0]), o.dtype,
             name=name,
         )  # fmt: skip
-        cross = self.kind == "cross"
+        cross, view = self.kind == "cross", ctx.get("windows")
+        if view is not None:
+            x = view.split(x, layer.get("kind", self.kind))
         source = ctx.get("encoded") if cross else x
         q = heads("q", o.heads, o.q_bias)(x)
         if source is not None:
@@ -168,12 +174,15 @@ class Attention(nn.Module):
         std = deviation(o, "o")
         shape = (o.heads, o.size, o.width)
         out_projection = Projection("bthk,hkd->btd", shape, int(o.o_bias), std, o.dtype, name="o")
-        return out_projection(out), weights, memory
+        out = out_projection(out)
+        if view is not None:
+            out = view.join(out, layer.get("kind", self.kind))
+        return out, weights, memory
 
     def _attend(self, q, k, v, layer, ctx):
         o, maps, cross = self.o, "maps" in ctx, self.kind == "cross"
-        mask = ctx["encoded_mask"] if cross else ctx["mask"]
-        bias = None if cross else ctx.get("bias")
+        mask = ctx["encoded_mask"] if cross else ctx.get("mask")
+        bias = None if cross else self._bias(ctx)
         scale = 1.0 / math.sqrt(o.size) if o.score_scale == "sqrt" else 1.0
         if o.scale_by_layer:
             scale = scale / (layer["index"] + 1)
@@ -190,12 +199,28 @@ class Attention(nn.Module):
             form = choose(o, mask, q.shape[1], maps, dropped, traced)
             return form(q, k, v, mask, scale, bias, o.drop_attn, key, o.dtype)
 
+        if "windows" in ctx:
+            return run(ctx["windows"].mask(layer.get("kind", self.kind), len(q)), q, k, v)
         if "kind" in layer and not cross:
             views = [mask.local(o.window) if v == "local" else mask for v in o.variants()]
             return jax.lax.switch(
                 layer["kind"], [functools.partial(run, m) for m in views], q, k, v
             )
         return run(mask.local(o.window) if self.kind == "local" else mask, q, k, v)
+
+    def _bias(self, ctx):
+        """What is added to scores [1,H,T,S], or None: the stack's bias and the layer's own."""
+        o, shared = self.o, ctx.get("bias")
+        if not o.relative_layers:
+            return shared
+        if "windows" in ctx:
+            table, grid = (
+                Relative(o, table_sides(o), fixed=True, name="relative"),
+                ctx["windows"].sides,
+            )
+        else:
+            table, grid = Relative(o, o.grid, o.prefix, name="relative"), ctx["grid"].sides
+        return table(grid) if shared is None else shared + table(grid)
 
     def _banded(self, x, local, heads, layer, ctx):
         """Longformer's attention: global tokens have projections of their own."""

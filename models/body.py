@@ -139,11 +139,9 @@ class Body(nn.Module):
             ctx["globals"] = Globals.of(
                 batch.get("global_mask", jnp.zeros_like(tokens)), real, o.global_slots
             )
-        for name in ("maps", "hidden", "stats"):
-            if self.is_mutable_collection(name) and not self.is_initializing():
-                ctx[name] = ()
+        ctx.update(asked(self))
         state, out = self.blocks(state, transformer.layers(o, site(key, 1)), ctx)
-        self._report(x, out)
+        report(self, x, out)
         x = self.norm(state["x"]) if o.final_norm else state["x"]
         x = drop(x, o.drop_final, site(key, 2))
         given = {"router": out["router"]} if o.experts else {}
@@ -187,13 +185,21 @@ class Body(nn.Module):
             if name in batch and not getattr(o, option):
                 raise ValueError(f"the batch has {name}, the model no model.{option}")
 
-    def _report(self, x, out):
-        """Puts what was asked for into its collection, stacked by layer."""
-        if "maps" in out:
-            self.put_variable("maps", "attn", out["maps"])
-        if "cross_maps" in out:
-            self.put_variable("maps", "cross", out["cross_maps"])
-        if "hidden" in out:
-            self.put_variable("hidden", "blocks", jnp.concatenate([x[None], out["hidden"]]))
-        if "logits" in out.get("router", {}):
-            self.put_variable("stats", "router", out["router"]["logits"])
+
+def asked(module: nn.Module) -> dict:
+    """The entries of `ctx` that ask the layers for what is collected: those of mutable collections."""
+    names = ("maps", "hidden", "stats")
+    wanted = [name for name in names if module.is_mutable_collection(name)]
+    return {} if module.is_initializing() else dict.fromkeys(wanted, ())
+
+
+def report(module: nn.Module, x, out):
+    """Puts what was asked for into its collection, stacked by layer; x is what the first one read."""
+    if "maps" in out and module.is_mutable_collection("maps"):
+        module.put_variable("maps", "attn", out["maps"])
+    if "cross_maps" in out:
+        module.put_variable("maps", "cross", out["cross_maps"])
+    if "hidden" in out and module.is_mutable_collection("hidden"):
+        module.put_variable("hidden", "blocks", jnp.concatenate([x[None], out["hidden"]]))
+    if "logits" in out.get("router", {}):
+        module.put_variable("stats", "router", out["router"]["logits"])

@@ -12,12 +12,14 @@ from models.encdec import EncoderDecoder
 from models.encoder import Encoder
 from models.options import Options
 from models.resnet import ResNet
+from models.swin import Swin
+from models.vit import ViT
 
 KINDS = {
     "decoder": Decoder, "encoder": Encoder, "encdec": EncoderDecoder, "resnet": ResNet,
-    "efficientnet": EfficientNet,
+    "efficientnet": EfficientNet, "vit": ViT, "swin": Swin,
 }  # fmt: skip
-IMAGES = ("resnet", "efficientnet")  # kinds that read `images`
+IMAGES = ("resnet", "efficientnet", "vit", "swin")  # kinds that read `images`
 
 
 def build(o: Options) -> nn.Module:
@@ -28,7 +30,8 @@ def build(o: Options) -> nn.Module:
 def example(o: Options, batch: int = 1, time: int = 1) -> dict:
     """A batch of zeros [B,T] (choices: [B,1,T]; images: [B,H,W,C]) to initialise or compile with."""
     if o.kind in IMAGES:
-        return {"images": jnp.zeros((batch, o.image_size, o.image_size, o.channels), jnp.float32)}
+        shape = (batch, o.image_size, o.image_width or o.image_size, o.channels)
+        return {"images": jnp.zeros(shape, jnp.float32)}
     shape = (batch, 1, time) if o.head == "choice" else (batch, time)
     out = {"tokens": jnp.zeros(shape, jnp.int32)}
     if o.kind == "encdec":

@@ -1,6 +1,6 @@
 """What `models.options.Options` refuses: ill-typed, unknown and contradictory values, named."""
 
-from models import convnets, sides
+from models import convnets, pictures, sides
 from models.choices import CHOICES, HEADS
 
 
@@ -43,10 +43,11 @@ def _sizes(o):
             raise ValueError(f"{o.positions} positions need an even size, not {size}")
     sides.check(o)
     convnets.check(o)
+    pictures.check(o)
     if o.head not in HEADS[o.kind]:
         known = ", ".join(HEADS[o.kind])
         raise ValueError(f"model.head is {o.head!r}; heads of a {o.kind} are {known}")
-    if o.head in ("classify", "double", "tokens") and not o.labels:
+    if o.head in ("classify", "double", "tokens", "distilled") and not o.labels:
         raise ValueError(f"model.head={o.head!r} needs model.labels of at least 1")
     for name in sides.RATES:
         if not 0.0 <= getattr(o, name) < 1.0:
@@ -54,10 +55,11 @@ def _sizes(o):
 
 
 def _pattern(o):
-    unknown = [kind for kind in o.pattern if kind not in ("global", "local")]
+    known = ("global", "shifted") if o.kind == "swin" else ("global", "local")
+    unknown = [kind for kind in o.pattern if kind not in known]
     if not o.pattern or unknown:
         raise ValueError(
-            f"model.pattern is {o.pattern!r}; expected a tuple of 'global' and 'local'"
+            f"model.pattern is {o.pattern!r}; expected a tuple of {known[0]!r} and {known[1]!r}"
         )
     if "local" in o.pattern and o.window < 1:
         raise ValueError("model.pattern has local layers; give model.window of at least 1")

@@ -1,19 +1,23 @@
 """The values that the named options of `models.options` may take."""
 
 CHOICES = {
-    "kind": ("decoder", "encoder", "encdec", "resnet", "efficientnet"),
+    "kind": ("decoder", "encoder", "encdec", "resnet", "efficientnet", "vit", "swin"),
     "norm": ("layer", "rms", "batch"),
-    "norm_place": ("pre", "post"),
+    "norm_place": ("pre", "post", "none"),
     "act": ("gelu", "gelu_tanh", "relu", "silu", "tanh", "relu6", "quick_gelu", "identity"),
     "inner_act": ("", "gelu", "gelu_tanh", "relu", "silu", "tanh", "relu6", "identity"),
     "padding": ("symmetric", "same", "kernel"),
-    "positions": ("learned", "sinusoidal", "sinusoidal_halves", "rotary", "relative", "none"),
+    "positions": (
+        "learned", "sinusoidal", "sinusoidal_halves", "sinusoidal_2d", "rotary", "relative", "none",
+    ),
+    "resize": ("bicubic", "antialias", "linear"),
+    "windowing": ("square", "axes"),
     "init": ("normal", "xavier", "mesh", "he"),
     "rope_scaling": ("none", "linear", "llama3"),
     "score_scale": ("sqrt", "none"),
     "head": (
         "lm", "double", "classify", "none", "masked", "pretrain", "pair", "tokens", "spans",
-        "choice", "embed",
+        "choice", "embed", "distilled", "pixels",
     ),
     "head_act": ("", "gelu", "gelu_tanh", "relu", "silu", "tanh", "quick_gelu", "identity"),
     "pool": ("first", "mean", "max"),
@@ -26,9 +30,11 @@ CHOICES = {
 }  # fmt: skip
 HEADS = {  # by the kind of model
     "decoder": ("lm", "classify", "double"),
-    "encoder": CHOICES["head"][2:],
+    "encoder": CHOICES["head"][2:11],
     "encdec": ("lm", "none", "classify", "spans"),
     "resnet": ("none", "classify"),
     "efficientnet": ("none", "classify"),
+    "vit": ("classify", "distilled", "none", "masked", "pixels"),
+    "swin": ("classify", "none", "pixels"),
 }
 POOLED = ("none", "pretrain", "pair", "classify", "choice")  # heads that read the pooler

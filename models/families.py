@@ -8,7 +8,7 @@ rows; `tests/models/test_options.py` holds our counts to them.
 
 import difflib
 
-from models import families_conv
+from models import families_conv, families_vision
 from models.options import Options
 
 # Radford et al. 2018. Post-norm, no final norm; the original drops entries of the embedding tables.
@@ -204,6 +204,7 @@ FAMILIES = {
         "large": {**BART, **_shape(12, 1024, 16)},
     },
     **families_conv.FAMILIES,
+    **families_vision.FAMILIES,
 }  # fmt: skip
 
 # Parameters as the reference implementations count them (GPT-3: our count of Table 2.1's shapes).
@@ -271,6 +272,7 @@ COUNTS = {
     ("bart", "base"): 139_420_416,
     ("bart", "large"): 406_291_456,
     **families_conv.COUNTS,
+    **families_vision.COUNTS,
 }
 
 

@@ -95,6 +95,21 @@ class MaskedHead(nn.Module):
         return logits + self.param("bias", nn.initializers.zeros_init(), (o.vocab,), jnp.float32)
 
 
+class VisualHead(nn.Module):
+    """Logits of visual tokens, float32: x [...,D] -> [...,V], by a norm and a linear map (BEiT)."""
+
+    o: Options
+
+    @nn.compact
+    def __call__(self, x):
+        o, lead = self.o, "abc"[: x.ndim - 1]
+        x = Norm(o, name="norm")(x).astype(jnp.float32)
+        shape, std = (o.width, o.vocab), deviation(o, "head")
+        kernel = self.param("kernel", normal(std), shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (o.vocab,), jnp.float32)
+        return product(f"{lead}d,dv->{lead}v", x, kernel, o.dtype) + bias
+
+
 class Pooler(nn.Module):
     """act(dense(state)): BERT's tanh on [CLS], the same inside RoBERTa's classifier. [...,D]."""
 
@@ -105,8 +120,9 @@ class Pooler(nn.Module):
         o = self.o
         state = drop(state, o.drop_head if o.drop_pool else 0.0, site(key, 1))
         lead = "abc"[: state.ndim - 1]
-        kernel = self.param("kernel", normal(deviation(o, "pool")), (o.width, o.width), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros_init(), (o.width,), jnp.float32)
+        out = o.pool_width or o.width
+        kernel = self.param("kernel", normal(deviation(o, "pool")), (o.width, out), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (out,), jnp.float32)
         state = product(f"{lead}d,de->{lead}e", state, kernel, o.dtype) + bias.astype(state.dtype)
         return ACTIVATIONS[o.pool_act](state)
 

@@ -37,6 +37,15 @@ def drop(x, rate: float, key):
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
 
 
+def drop_rows(x, rate, key):
+    """Zeroes whole rows of x [B,...] with probability `rate`, which may be traced, and scales up the
+    others (Huang et al. 2016); the identity if `key` is None."""
+    if key is None:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, (len(x), *[1] * (x.ndim - 1)))
+    return jnp.where(keep, x / (1.0 - rate).astype(x.dtype), jnp.zeros((), x.dtype))
+
+
 def site(key, number: int):
     """The dropout key of one of a layer's sites, or None."""
     return None if key is None else jax.random.fold_in(key, number)

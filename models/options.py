@@ -35,7 +35,7 @@ class Options(Pictures, ConvNets):
     heads: int = 12
     kv_heads: int = 0  # 0: as many as heads
     head_size: int = 0  # 0: width / heads
-    ff: int = 0  # 0: 4 * width
+    ff: int = 0  # 0: mlp_ratio * width
     # an encoder-decoder: the sizes above are the decoder's
     encoder_layers: int = 0  # 0: as the decoder, like the two below
     encoder_heads: int = 0
@@ -157,7 +157,7 @@ class Options(Pictures, ConvNets):
     @property
     def hidden(self) -> int:
         """F, the width of the feed-forward layer."""
-        return self.ff or 4 * self.width
+        return self.ff or int(self.mlp_ratio * self.width)
 
     @property
     def activations(self) -> str:

@@ -143,13 +143,13 @@ class Relative(nn.Module):
         known, last = buckets(o), o.distance
         if start is None:
             distances = np.clip(np.arange(1 - time, keys), -last, last)
-            return _diagonals(table[known[distances + last]].T, time, keys)[None]
+            return diagonals(table[known[distances + last]].T, time, keys)[None]
         distances = jnp.arange(keys) - start - jnp.arange(time)[:, None]
         index = jnp.asarray(known)[jnp.clip(distances, -last, last) + last]
         return jnp.moveaxis(table[index], -1, 0)[None]
 
 
-def _diagonals(values, time: int, keys: int):
+def diagonals(values, time: int, keys: int):
     """[H,T,S] with values[:, s - t + T - 1] at (t, s), from values [H,T+S-1].
 
     Rows of T + S values are read as rows of T + S - 1, so that each is the one above moved by one;

@@ -4,12 +4,14 @@ Unrolled layers are apart (`blocks/7/attn/q/kernel`), scanned ones stacked
 (`blocks/attn/q/kernel [L,...]`); `stack` and `unstack` convert. Both give the same numbers.
 """
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from models.attention import Attention
-from models.layers import Experts, FeedForward, Norm, drop, site
+from models.layers import Experts, FeedForward, Norm, drop, drop_rows, site
 from models.options import Options
 from models.placement import settle
 
@@ -22,10 +24,18 @@ POLICIES = {
 }
 
 
+@flax.struct.dataclass
+class Grid:
+    """Rows and columns of the patches that a stack reads: a static entry of `ctx`."""
+
+    sides: tuple = flax.struct.field(pytree_node=False)
+
+
 class Block(nn.Module):
     """Attention, attention to `encoded` if `o.cross`, and feed-forward, each in a residual branch.
 
     Norms stand before or after. pre: x + f(norm(x)) (Radford et al. 2019). post: norm(x + f(x)) (Vaswani et al. 2017).
+    none: x + f(x). Without `o.residual` a branch replaces x, without `o.mlp` there is one branch.
     `state` holds `x` [B,T,D] and, when decoding, the cache's `k` and `v`; returns the new state and
     what this layer gives: `maps` and `hidden` if asked for, `router` if it has experts.
     """
@@ -38,35 +48,58 @@ class Block(nn.Module):
         o, x, key = self.o, state["x"], layer.get("key")
         memory = {"k": state["k"], "v": state["v"]} if "k" in state else None
         crossed = {"k": state["cross_k"], "v": state["cross_v"]} if "cross_k" in state else None
-        pre = o.norm_place == "pre"
+        pre, post = o.norm_place == "pre", o.norm_place == "post"
         attn_norm, mlp_norm = Norm(o, name="attn_norm"), Norm(o, name="mlp_norm")
         out = {}
 
         attention = Attention(o, self.kind, name="attn")
         y, weights, memory = attention(attn_norm(x) if pre else x, layer, ctx, memory)
-        x = settle(x + drop(y, o.drop_resid, site(key, 1)))
-        x = x if pre else attn_norm(x)
+        x = self._join(x, y, "attn", layer, 1)
+        x = attn_norm(x) if post else x
         if o.cross:
             norm = Norm(o, name="cross_norm")
             attention = Attention(o, "cross", name="cross")
             y, cross_weights, crossed = attention(norm(x) if pre else x, layer, ctx, crossed)
-            x = settle(x + drop(y, o.drop_resid, site(key, 4)))
-            x = x if pre else norm(x)
+            x = self._join(x, y, "cross", layer, 4)
+            x = norm(x) if post else x
             if "maps" in ctx:
                 out["cross_maps"] = cross_weights
         if o.experts:
             y, sums = Experts(o, name="mlp")(mlp_norm(x) if pre else x, ctx["real"])
             out["router"] = {k: v for k, v in sums.items() if k != "logits" or "stats" in ctx}
-        else:
+        elif o.mlp:
             y = FeedForward(o, name="mlp")(mlp_norm(x) if pre else x, site(key, 5))
-        x = settle(x + drop(y, o.drop_resid, site(key, 2)))
-        x = x if pre else mlp_norm(x)
+        if o.mlp:
+            x = self._join(x, y, "mlp", layer, 2)
+            x = mlp_norm(x) if post else x
         if "maps" in ctx:
             out["maps"] = weights
         if "hidden" in ctx:
             out["hidden"] = x
         kept = {f"cross_{name}": value for name, value in (crossed or {}).items()}
         return {"x": x, **(memory or {}), **kept}, out
+
+    def _join(self, x, y, name: str, layer, place: int):
+        """x + a branch y: dropped, times its channels' factors (Touvron et al. 2021, LayerScale),
+        left out for whole rows (Huang et al. 2016, stochastic depth)."""
+        o, key = self.o, layer.get("key")
+        y = drop(y, o.drop_resid, site(key, place))
+        if o.layer_scale:
+            y = Scale(o.layer_scale, name=f"{name}_scale")(y)
+        if o.drop_path:
+            y = drop_rows(y, layer["path"], site(key, 10 + place))
+        return settle(x + y) if o.residual else settle(y)
+
+
+class Scale(nn.Module):
+    """A learned factor for each channel, at first `start`: x [...,D]."""
+
+    start: float
+
+    @nn.compact
+    def __call__(self, x):
+        start = nn.initializers.constant(self.start)
+        return x * self.param("scale", start, (x.shape[-1],), jnp.float32).astype(x.dtype)
 
 
 def policy(o: Options) -> str:
@@ -105,9 +138,8 @@ class Stack(nn.Module):
         bank = {i: block(o, kind, name=str(i)) for i, kind in kinds.items()}
         for depth, i in enumerate(order):
             mine = {"x": x, **{name: state[name][depth] for name in names}}
-            layer = {"index": jnp.int32(depth)}
-            if "key" in layers:
-                layer["key"] = layers["key"][depth]
+            layer = {name: layers[name][depth] for name in ("key", "path") if name in layers}
+            layer["index"] = jnp.int32(depth)
             mine, out = bank[i](mine, layer, ctx)
             x = mine["x"]
             outs.append(out)
@@ -171,14 +203,18 @@ def blocks(o: Options) -> nn.Module:
     return scanned(o, o.kinds()[0])
 
 
-def layers(o: Options, key=None) -> dict:
-    """What differs by layer, stacked: `index` [L], `key` [L] with dropout, `kind` [L] if it varies.
+def layers(o: Options, key=None, rates=None) -> dict:
+    """What differs by layer, stacked: `index` [L], `key` [L] with dropout, `kind` [L] if it varies,
+    `path` [L], the rates at which rows leave a branch out (`rates`, or rising evenly from 0).
 
     `kind` is the place in `o.variants()`. Dropout keys are folded by layer index, so that both forms
     drop the same entries.
     """
     index = jnp.arange(o.depth, dtype=jnp.int32)
     out = {"index": index}
+    if o.drop_path:
+        rates = np.linspace(0.0, o.drop_path, o.depth) if rates is None else rates
+        out["path"] = jnp.asarray(rates, jnp.float32)
     if key is not None:
         out["key"] = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
     if len(o.variants()) > 1:

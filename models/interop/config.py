@@ -7,7 +7,7 @@ library's (a config.json may leave out what equals them).
 
 from collections.abc import Mapping
 
-from models.interop import encdecs, encoders, rope
+from models.interop import encdecs, encoders, rope, timm, vision
 from models.interop.fields import act as act_of
 from models.interop.fields import changed, get, labels, shortest
 from models.options import Options
@@ -76,6 +76,8 @@ FIELDS = {
     ),
     **encoders.FIELDS,
     **encdecs.FIELDS,
+    **vision.FIELDS,
+    **timm.FIELDS,
 }
 # Fields that change the computation, with the only value that is supported.
 REFUSED = {
@@ -88,7 +90,7 @@ REFUSED = {
 ALLOWED = {**encoders.ALLOWED, **encdecs.ALLOWED}  # but not of these
 FAMILY = {
     "openai-gpt": "gpt1", "gpt2": "gpt2", "gpt_neo": "gpt3", "llama": "llama", "mistral": "llama",
-    "mixtral": "moe", **encoders.FAMILY, **encdecs.FAMILY,
+    "mixtral": "moe", **encoders.FAMILY, **encdecs.FAMILY, **vision.FAMILY, **timm.FAMILY,
 }  # fmt: skip
 
 
@@ -109,7 +111,8 @@ def read(c: Mapping, names=()) -> Options:
     for field, alias, ours, default in FIELDS[kind]:
         wanted = type(getattr(Options, ours))
         o[ours] = get(c, field if c.get(field) is not None else alias or field, default, wanted)
-    o["init_positions"] = o["init_std"]
+    if "init_std" in o:
+        o["init_positions"] = o["init_std"]
     o.update(_READ[kind](c, o))
     o.update(HEADS.get(kind, _read_head)(c, names, o))
     count = o["layers"] * max(o.get("experts", 0), 1) + o.get("encoder_layers", 0)
@@ -190,13 +193,15 @@ def _read_llama(c, o):
 _READ = {
     "openai-gpt": _read_gpt1, "gpt2": _read_gpt2, "gpt_neo": _read_gpt_neo,
     "llama": _read_llama, "mistral": _read_llama, "mixtral": _read_llama, **encoders.READ,
-    **encdecs.READ,
+    **encdecs.READ, **vision.READ, **timm.READ,
 }  # fmt: skip
 
 
 HEADS = {
     **dict.fromkeys(encoders.FIELDS, encoders.read_head),
     **dict.fromkeys(encdecs.FIELDS, encdecs.read_head),
+    **dict.fromkeys(vision.FIELDS, vision.read_head),
+    **dict.fromkeys(timm.FIELDS, lambda c, names, o: {}),
 }
 
 

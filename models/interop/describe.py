@@ -7,13 +7,13 @@ express is an error that names the option, never a folder that computes somethin
 import dataclasses
 from collections.abc import Mapping
 
-from models.interop import config, encdecs, encoders, fields, rope
+from models.interop import config, encdecs, encoders, fields, rope, timm, vision
 from models.options import Options
 
 _ACTS = {"gelu_tanh": "gelu_new", "identity": "linear"}
 _BODY = {
     "openai-gpt": "OpenAIGPT", "gpt2": "GPT2", "gpt_neo": "GPTNeo", "llama": "Llama",
-    "mistral": "Mistral", "mixtral": "Mixtral", **encoders.BODY, **encdecs.BODY,
+    "mistral": "Mistral", "mixtral": "Mixtral", **encoders.BODY, **encdecs.BODY, **vision.BODY,
 }  # fmt: skip
 # Options that the numbers of a trained model do not depend on.
 _FREE = {
@@ -26,6 +26,8 @@ _FREE = {
 def kind(o: Options) -> str:
     """The reference model_type that serves these options. ValueError where there is none."""
     local = "local" in o.kinds()
+    if o.kind in ("vit", "swin"):
+        return vision.kind(o)
     if o.kind == "encdec" or o.positions == "relative":
         return encdecs.kind(o)
     if o.kind == "encoder":
@@ -76,7 +78,16 @@ def write(o: Options, special: Mapping | None = None) -> dict:
     return c
 
 
+def spelled(o: Options) -> tuple:
+    """(model_type, config.json) of timm's spelling. ValueError for what timm cannot express."""
+    c = timm.arguments(o)
+    _check(o, c, c["model_type"])
+    return c["model_type"], timm.folder(o)
+
+
 def _head(o, name):
+    if name in vision.FIELDS:
+        return vision.architecture(o)
     if name in encdecs.FIELDS:
         return encdecs.architecture(o, name)
     if o.kind == "encoder":
@@ -121,6 +132,10 @@ def _canonical(o):
         idle += encoders.idle(o)
         c["head"] = "none" if o.head == "embed" else o.head
         c["head_act"] = o.head_act or o.act
+    if o.kind in ("vit", "swin"):
+        idle += vision.canonical(o, c)
+    else:
+        idle += ["mlp_ratio"]
     if o.head == "lm":
         idle += ["labels", "score_bias", "score_act"]
     if o.head == "classify":
@@ -181,5 +196,5 @@ def _mixtral(o):
 
 _WRITE = {
     "openai-gpt": _gpt1, "gpt2": _gpt2, "gpt_neo": _gpt_neo, "llama": _llama, "mistral": _llama,
-    "mixtral": _mixtral, **encoders.WRITE, **encdecs.WRITE,
+    "mixtral": _mixtral, **encoders.WRITE, **encdecs.WRITE, **vision.WRITE,
 }  # fmt: skip

@@ -14,7 +14,7 @@ import numpy as np
 import tokenizers
 
 from models import transformer
-from models.interop import config, describe, gguf, tensors, untrusted
+from models.interop import config, describe, gguf, tensors, timm, untrusted
 from models.interop.names import TABLES
 from models.interop.rename import flatten, lines, nest
 from models.options import Options
@@ -61,7 +61,7 @@ def load(path) -> Loaded:
         if len(found) == 1:
             return Loaded(*gguf.load(found[0]))
         raise FileNotFoundError(f"{path} has no config.json (and not exactly one .gguf file)")
-    c = untrusted.read_json(path / "config.json")
+    c = _spelled(untrusted.read_json(path / "config.json"))
     files = tensors.open_folder(path)
     o, params = convert(c, files)
     tokenizer, special, template = read_tokenizer(path, c)
@@ -73,7 +73,13 @@ def options(path) -> Options:
     path = Path(path)
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path} has no config.json; expected a reference folder")
-    return config.read(untrusted.read_json(path / "config.json"), tensors.open_folder(path))
+    c = _spelled(untrusted.read_json(path / "config.json"))
+    return config.read(c, tensors.open_folder(path))
+
+
+def _spelled(c: Mapping) -> Mapping:
+    """A parsed config.json; one of timm's in the form that `config.read` takes."""
+    return timm.spelled(c) if "architecture" in c and "model_type" not in c else c
 
 
 def convert(c: Mapping, files: tensors.Tensors) -> tuple:
@@ -200,20 +206,27 @@ def _special(role, named, c, tokenizer):
 
 
 def export(
-    folder, options: Options, params: Mapping, tokenizer=None, special=None, chat_template=""
-) -> None:
+    folder, options: Options, params: Mapping, tokenizer=None, special=None, chat_template="",
+    spelling="reference",
+) -> None:  # fmt: skip
     """Writes config.json, model.safetensors (float32) and, if given, the tokenizer to `folder`.
 
     Args:
         params: either form of the tree (a scanned one is unstacked).
         tokenizer: a raw `tokenizers.Tokenizer`, or None.
         special: ids of bos, eos, pad, unk (-1: none).
+        spelling: "reference", or "timm" for models of images.
 
     Raises ValueError, before anything is written, for options that the reference cannot express or
     a tree that is not of these options, naming the option or parameter.
     """
-    c = describe.write(options, special)
-    theirs = rename(options, params)
+    name, c = None, None
+    if spelling == "timm":
+        name, c = describe.spelled(options)
+    elif spelling != "reference":
+        raise ValueError(f"spelling is {spelling!r}; expected 'reference' or 'timm'")
+    c = describe.write(options, special) if c is None else c
+    theirs = rename(options, params, name)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(c, indent=2) + "\n", encoding="utf-8")
@@ -230,12 +243,15 @@ def export(
         (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
 
-def rename(options: Options, params: Mapping) -> dict:
-    """Our parameters (or gradients of that form) under their names, in their layouts."""
+def rename(options: Options, params: Mapping, name: str | None = None) -> dict:
+    """Our parameters (or gradients of that form) under their names, in their layouts.
+
+    `name` is the table's, if not the one of `describe.kind`.
+    """
     if options.scan:
         params = transformer.unstack(params)
     flat, theirs, used = flatten(params), {}, set()
-    table = TABLES[describe.kind(options)]
+    table = TABLES[name or describe.kind(options)]
     for line in lines(table, options, table.before(options)):
         for path in line.ours:
             if path not in flat:

@@ -1,10 +1,11 @@
 """How a rename table is read: from left to right to export, from right to left to import.
 
 A row is (our path, their name, pattern, condition). `{i}` counts layers, `{g}` and `{j}` the groups of
-shared layers and the blocks inside. A pattern describes their axes and ours, as in
-"(H K) D -> D H K": theirs is split into its letters, then transposed. Several of our paths in one row
-are the axis `n` of theirs (GPT-2 stores q, k and v in one matrix); `{e}` in their name is the axis `E`
-of ours (Mixtral stores its experts apart). Both directions, and the shapes that a file must have,
+shared layers and the blocks inside, `{s}`, `{m}` and `{t}` stages (`names_vision`). A pattern
+describes their axes and ours, as in "(H K) D -> D H K": theirs is split into its letters, then
+transposed; 1 is an axis that only theirs has. Several of our paths in one row are the axis `n` of
+theirs (GPT-2 stores q, k and v in one matrix); `{e}` in their name is the axis `E` of ours (Mixtral
+stores its experts apart). Both directions, and the shapes that a file must have,
 follow from the row, so that import and export cannot disagree.
 """
 
@@ -15,7 +16,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from models import sides
+from models import pictures, sides
 from models.options import Options
 
 
@@ -61,8 +62,8 @@ def letters(o: Options) -> dict:
     """The size of every letter that a pattern may use, but n."""
     return dict(
         D=o.width, H=o.heads, G=o.groups, K=o.size, F=o.hidden, V=o.vocab, E=o.experts,
-        P=o.context + o.position_offset, C=o.outputs, U=o.thin, S=o.token_types, M=o.width,
-        R=o.buckets,
+        P=o.context + o.position_offset, C=o.outputs, U=o.thin, S=o.token_types, M=o.pool_width or o.width,
+        R=o.buckets, **pictures.letters(o),
     )  # fmt: skip
 
 
@@ -93,7 +94,7 @@ class Line:
     def load(self, arrays: list) -> list:
         """Their tensors, in the order of `theirs`, to ours, float32, in the order of `ours`."""
         theirs, ours = _axes(self.pattern)
-        flat = [letter for axis in theirs for letter in axis]
+        flat = [letter for axis in theirs for letter in axis if letter != "1"]
         arrays = [np.asarray(array, np.float32) for array in arrays]
         whole = np.stack(arrays) if self.apart else arrays[0]
         whole = whole.reshape([dict(self.sizes)[letter] for letter in flat])
@@ -104,7 +105,7 @@ class Line:
     def save(self, arrays: list) -> list:
         """Our tensors to theirs: `load` backwards."""
         theirs, ours = _axes(self.pattern)
-        flat = [letter for axis in theirs for letter in axis]
+        flat = [letter for axis in theirs for letter in axis if letter != "1"]
         arrays = [np.asarray(array, np.float32) for array in arrays]
         whole = np.stack(arrays) if ours[0] == "n" else arrays[0]
         whole = whole.transpose([ours.index(letter) for letter in flat])
@@ -120,17 +121,33 @@ def lines(table: Table, o: Options, prefix: str | None = None) -> list:
         row, o = _side(row, whole)
         if row is None or not row.when(whole):
             continue
-        known = letters(o)
-        for i in range(len(set(o.order()))) if "{i}" in row.ours else (0,):
-            group, inner = divmod(i, o.share_inner)
-            name = row.theirs.replace("@", prefix).replace("{i}", str(i))
-            name = name.replace("{g}", str(group)).replace("{j}", str(inner))
+        for part, numbers in _places(row, o):
+            name = _filled(row.theirs.replace("@", prefix), numbers)
             apart = "{e}" in name
             theirs = tuple(name.replace("{e}", str(e)) for e in range(o.experts if apart else 1))
-            ours = tuple(row.ours.replace("{i}", str(i)).split())
-            sizes = tuple({**known, "n": len(ours)}.items())
+            ours = tuple(_filled(row.ours, numbers).split())
+            sizes = tuple({**letters(part), "n": len(ours), "1": 1}.items())
             found.append(Line(ours, theirs, row.pattern, sizes, apart))
     return found
+
+
+def _places(row: Row, o: Options):
+    """(options, {letter in braces: number}) for every place of a row: its stages and layers."""
+    stages = [(o, {})]
+    if "{s}" in row.ours:
+        stages = [(pictures.stage(o, s), {"s": s}) for s in range(len(o.depths))]
+    elif "{m}" in row.ours:
+        stages = [(pictures.stage(o, m), {"m": m, "t": m + 1}) for m in range(len(o.depths) - 1)]
+    for part, numbers in stages:
+        for i in range(len(set(part.order()))) if "{i}" in row.ours else (0,):
+            group, inner = divmod(i, part.share_inner)
+            yield part, {**numbers, "i": i, "g": group, "j": inner}
+
+
+def _filled(text: str, numbers: Mapping) -> str:
+    for letter, number in numbers.items():
+        text = text.replace("{" + letter + "}", str(number))
+    return text
 
 
 def _side(row: Row, o: Options) -> tuple:
