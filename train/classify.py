@@ -29,6 +29,7 @@ from models.likelihood import pick
 from models.options import Options
 from train.core import checkpoint, forms, loop, lora, shard
 from train.core.fit import Fitted, fit
+from train.core.layerwise import layerwise
 from train.core.plan import Plan, plan
 from train.core.state import Task
 from train.data import encode, labelled
@@ -117,16 +118,6 @@ def _inherited(config) -> Options:
         n for n in kept if n in own and n not in ("heads", "head_size", "head_act", "head_bias")
     ]
     return found.replace(**{name: own[name] for name in kept})
-
-
-def layerwise(o: Options, decay: float, config) -> tuple:
-    """Rows (regex, factor): layer i of L gets decay^(L-i), the embeddings decay^(L+1), heads 1."""
-    if o.share_groups:
-        raise ValueError("config.layer_decay needs layers of their own; this model shares them")
-    rows = [(rf"(^|/)blocks/{i}/", decay ** (o.layers - i)) for i in range(o.layers)]
-    if not lora.settings(config)["rank"]:
-        rows.append((r"^embed/", decay ** (o.layers + 1)))
-    return tuple(rows)
 
 
 def make_task(config, o: Options, material, stream, base=None) -> Task:

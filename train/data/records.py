@@ -144,7 +144,9 @@ class File:
             try:
                 self._open = reader().ArrayRecordReader(str(self.path))
             except RuntimeError as error:
-                raise ValueError(f"{self.path} is not a readable ArrayRecord file: {error}") from None
+                raise ValueError(
+                    f"{self.path} is not a readable ArrayRecord file: {error}"
+                ) from None
         return self._open
 
     def __getitem__(self, number: int) -> dict:
