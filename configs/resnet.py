@@ -69,15 +69,19 @@ def get_config(variant="tiny"):
         config.update(steps=64_000, batch=128)
         config.data.update(source="data/cifar10", crop_share=1.0)
         config.augment = dict(crop="shift", pad=4, flip=0.5)
-    if variant == "tiny":
-        config.update(steps=400, batch=64)
-        config.model = families.row(
-            "resnet", "20", image_size=28, channels=1, depths=(1, 1, 1), stem_stride=2
-        )
-        config.data.update(source="mnist", mean=(0.13,), deviation=(0.31,), workers=0)
-        config.augment = dict(crop="shift", pad=2)
-        config.optim.update(lr=0.05, warmup=20)
-        config.eval.update(every=200)
-        config.checkpoint.update(every=200, keep=1)
-        config.log.every = 10
+    return _tiny(config) if variant == "tiny" else config
+
+
+def _tiny(config):
+    """Two cores, about a minute, the embedded digits."""
+    config.update(steps=400, batch=64)
+    config.model = families.row(
+        "resnet", "20", image_size=28, channels=1, depths=(1, 1, 1), stem_stride=2
+    )
+    config.data.update(source="mnist", mean=(0.13,), deviation=(0.31,), workers=0)
+    config.augment = dict(crop="shift", pad=2)
+    config.optim.update(lr=0.05, warmup=20)
+    config.eval.update(every=200)
+    config.checkpoint.update(every=200, keep=1)
+    config.log.every = 10
     return config

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from models.decoder import Decoder
+from models.dvae import DVAE
 from models.efficientnet import EfficientNet
 from models.encdec import EncoderDecoder
 from models.encoder import Encoder
@@ -18,8 +19,9 @@ from models.vit import ViT
 KINDS = {
     "decoder": Decoder, "encoder": Encoder, "encdec": EncoderDecoder, "resnet": ResNet,
     "efficientnet": EfficientNet, "vit": ViT, "swin": Swin,
+    "dvae": DVAE,
 }  # fmt: skip
-IMAGES = ("resnet", "efficientnet", "vit", "swin")  # kinds that read `images`
+IMAGES = ("resnet", "efficientnet", "vit", "swin", "dvae")  # kinds that read `images`
 
 
 def build(o: Options) -> nn.Module:

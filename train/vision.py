@@ -168,6 +168,7 @@ def make_task(config, o: Options, parts, stream, teacher=None) -> Task:
         rules=((r"^teacher/", P()), *shard.RULES),
         adopt=r"^(score|score_dist|head|pool|pool_norm)/|^embed/dist$",
         adapt=lambda given, shapes: regrid.fit(given, shapes, o),
+        unit="images",
     )
 
 

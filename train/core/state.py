@@ -65,7 +65,7 @@ class Task:
     rules: the sharding table of the parameters. adopt: names of parameters (regex) that may start
     fresh when a run starts from other weights. adapt(given, shapes) -> given: brings such weights,
     {path: array}, to the model's {path: shape}. based: the weights that config.init names are in
-    `frozen` already, and the parameters start fresh.
+    `frozen` already, and the parameters start fresh. unit: what a batch's speed is counted in.
     """
 
     init: Callable
@@ -82,6 +82,7 @@ class Task:
     rules: tuple = shard.RULES
     adopt: str = r"^(score|head)/"
     adapt: Callable | None = None
+    unit: str = "tokens"
     based: bool = False
 
 
