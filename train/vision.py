@@ -222,4 +222,5 @@ def operations(o: Options) -> float:
 
 
 def _write_labels(folder, labels):
+    Path(folder).mkdir(parents=True, exist_ok=True)
     (Path(folder) / LABELS).write_text(json.dumps(list(labels)) + "\n")

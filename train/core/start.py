@@ -93,7 +93,7 @@ def adopt(given: Mapping, task: Task, plan: Plan, say, source, cast=False, extra
         if name in given
     }
 
-    kept = _matching(extra or {}, plan.abstract.extra)
+    kept = _matching(extra or {}, plan)
 
     def make(taken, kept):
         state = plan.fresh(forms.replaced(plan.fresh().params, taken))
@@ -102,12 +102,14 @@ def adopt(given: Mapping, task: Task, plan: Plan, say, source, cast=False, extra
     return jax.jit(make, out_shardings=plan.shardings)(taken, kept)
 
 
-def _matching(extra: Mapping, wanted):
-    """The given collections in the form of `wanted`, or {} where names or shapes differ."""
-    given, rows = forms.flat(forms.nest(extra)), forms.flat(wanted)
+def _matching(extra: Mapping, plan: Plan):
+    """The given collections as the plan's, laid out on its mesh, or {} where names or shapes differ."""
+    given, rows = forms.flat(forms.nest(extra)), forms.flat(plan.abstract.extra)
     if not rows or any(given.get(n) is None or given[n].shape != x.shape for n, x in rows.items()):
         return {}
-    return jax.tree_util.tree_map_with_path(lambda keys, _: given[shard.path(keys)], wanted)
+    return jax.tree_util.tree_map_with_path(
+        lambda keys, where: _put(given[shard.path(keys)], where), plan.shardings.extra
+    )
 
 
 def _put(x, where):
