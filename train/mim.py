@@ -12,7 +12,6 @@ neighbours classify by the pooled states, among that many training pictures.
 
 from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P

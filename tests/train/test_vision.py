@@ -232,7 +232,7 @@ def test_fine_tuning_starts_from_pretraining_at_another_resolution(
         table = np.asarray(new[f"blocks/{layer}/attn/relative/embedding"])
         assert table.shape == (7 * 7 + 3, 2) and shared.shape == (3 * 3 + 3, 2)
         np.testing.assert_array_equal(table[-3:], shared[-3:])
-        np.testing.assert_allclose(table[24], shared[4], atol=1e-6), "distance 0"
+        np.testing.assert_allclose(table[24], shared[4], atol=1e-6)
     assert "start fresh" in capfd.readouterr().err
 
 
