@@ -120,8 +120,7 @@ def norms(out, seeds) -> list:
                         "optim.lr": f"{rate:.6f}", "optim.warmup": max(1, steps // 20),
                         "eval.train": "true", "log.every": max(1, steps // 50),
                     }  # fmt: skip
-                    if norm == "layer" and net == "resnet":
-                        extra["model.norm_eps"] = "1e-6"
+                    extra["model.norm_eps"] = {"batch": "1e-5", "layer": "1e-6"}[norm]
                     run = cell(out, net, 1.0, seed, (), name=f"{net},{norm},{batch}", **extra)
                     run.point = (*run.point, ("norm", norm), ("batch", str(batch)))
                     runs.append(run)

@@ -62,7 +62,7 @@ def labels(scores: dict, path: Path) -> Path:
         x = 60_000 * np.array(shares) * 1.035 ** (number - len(nets) / 2)
         axes.errorbar(
             x, found[:, 0], found[:, 1], color=colour, marker=marker, linestyle=line, capsize=3,
-            linewidth=2, markersize=6, label=f"{name}  {found[-1, 0]:.1%}",
+            linewidth=2, markersize=6, label=f"{name}  {found[-1, 0]:.1%}{_of(shares[-1])}",
         )  # fmt: skip
     axes.axhline(FLOOR, color="#9ca3af", linewidth=1, linestyle=(0, (4, 3)))
     axes.text(600, FLOOR, "linear model, 12,000 labels", color="#6b7280", fontsize=8, va="bottom")
@@ -71,10 +71,14 @@ def labels(scores: dict, path: Path) -> Path:
     axes.minorticks_off()
     axes.set(xlabel="labels", ylabel="accuracy on the 10,000 test pictures")
     percent(axes)
-    axes.legend(frameon=False, loc="lower right", title="at the most labels")
+    axes.legend(frameon=False, loc="lower right", fontsize=9)
     figure.suptitle("Who learns from few labels", fontsize=13, fontweight="bold")
     figure.savefig(path)
     return path
+
+
+def _of(share: float) -> str:
+    return "" if share == 1 else f" of {share:.0%}"
 
 
 def compute(curves: dict, path: Path) -> Path:
@@ -91,7 +95,8 @@ def compute(curves: dict, path: Path) -> Path:
     axes.set_xscale("log")
     axes.set(xlabel="floating point operations of training", ylabel="accuracy on the test pictures")
     percent(axes)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="upper left", fontsize=9)
+    axes.set_xlim(left=min(np.asarray(c)[0, 0] for c in curves.values()) / 2.2)
     figure.suptitle("What an operation buys", fontsize=13, fontweight="bold")
     figure.savefig(path)
     return path
@@ -117,7 +122,9 @@ def costs(rows: dict, path: Path) -> Path:
         axes.bar_label(bars, shown, padding=3, fontsize=8)
         axes.set_xlim(right=max(values) * 1.2)
         axes.set_title(title, fontsize=10, loc="left")
-        axes.grid(visible=False, axis="y")
+        axes.grid(visible=False)
+        axes.spines["bottom"].set_visible(False)
+        axes.set_xticks([])
         axes.tick_params(axis="y", length=0)
     figure.suptitle("What they cost", fontsize=13, fontweight="bold")
     figure.savefig(path)
@@ -136,8 +143,9 @@ def gains(pairs: dict, path: Path) -> Path:
             values = 100 * np.asarray(found[share])
             beside = place + np.linspace(-0.1, 0.1, len(values))
             axes.plot(beside, values, "o", color=colour, markersize=5)
-            far = dict(xytext=(0, 14 if mean > 0 else -18), textcoords="offset points")
-            axes.annotate(f"{mean:+.1f} ± {sd:.1f}", (place, mean), ha="center", fontsize=8, **far)
+            end = max(*values, 0) if mean > 0 else min(*values, 0)
+            far = dict(xytext=(0, 7 if mean > 0 else -15), textcoords="offset points")
+            axes.annotate(f"{mean:+.1f} ± {sd:.1f}", (place, end), ha="center", fontsize=8, **far)
         axes.axhline(0, color="#374151", linewidth=0.8)
         axes.set_xticks(range(len(shares)), [f"{share:.0%}" for share in shares])
         axes.set_xlim(-0.6, max(len(shares) - 0.4, 0.6))

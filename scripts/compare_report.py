@@ -137,7 +137,7 @@ def gains(found: dict) -> dict:
         "BEiT: pre-training": ("beit", "beit-scratch"),
         "DeiT: the CNN's lessons": ("deit", "deit-plain"),
         "ViT: residuals, norms, MLPs": ("vit", "textbook"),
-        "CNN over ViT": ("resnet", "vit"),
+        "ResNet over ViT": ("resnet", "vit"),
     }
     made = {}
     for title, (a, b) in pairs.items():
