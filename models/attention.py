@@ -214,13 +214,11 @@ class Attention(nn.Module):
         if not o.relative_layers:
             return shared
         if "windows" in ctx:
-            table, grid = (
-                Relative(o, table_sides(o), fixed=True, name="relative"),
-                ctx["windows"].sides,
-            )
+            grid = ctx["windows"].sides
+            bias = Relative(o, table_sides(o), fixed=True, name="relative")(grid)
         else:
-            table, grid = Relative(o, o.grid, o.prefix, name="relative"), ctx["grid"].sides
-        return table(grid) if shared is None else shared + table(grid)
+            bias = Relative(o, o.relative_grid, o.prefix, name="relative")(ctx["grid"].sides)
+        return bias if shared is None else shared + bias
 
     def _banded(self, x, local, heads, layer, ctx):
         """Longformer's attention: global tokens have projections of their own."""

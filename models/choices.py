@@ -23,7 +23,7 @@ CHOICES = {
     "pool": ("first", "mean", "max"),
     "pool_act": ("tanh", "relu", "gelu", "gelu_tanh", "identity"),
     "score_act": ("identity", "tanh", "relu", "gelu", "gelu_tanh", "silu"),
-    "dtype": ("float32", "bfloat16"),
+    "dtype": ("float32", "bfloat16", "float64"),
     "stream": ("dtype", "float32"),
     "remat": ("auto", "none", "full", "dots", "dots_no_batch"),
     "attend": ("auto", "explicit", "blocks", "kernel", "banded"),

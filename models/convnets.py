@@ -34,7 +34,7 @@ class ConvNets:
     expands: tuple = ()  # factors from a block's input to its inner channels; 1: no such convolution
     expand_unit: int = 1  # inner channels are rounded to multiples of this
     squeeze: float = 0.0  # a gate's channels, a share of the block's input; 0: no gates
-    squeeze_nearest: bool = False  # that product is rounded to the nearest number, not down
+    squeeze_nearest: bool = False  # timm's rounding, of inner channels, not the authors', down
     first_skips: bool = True  # also a stage's first block has a shortcut if its shapes allow one
     padding: str = "symmetric"  # of strided convolutions: see `models.convolution.pads`
     square: tuple = ()  # with "kernel": numbers of the blocks that are padded symmetrically
@@ -51,9 +51,13 @@ def check(o):
     if o.kind not in KINDS:
         if o.norm == "batch" and o.kind in ("decoder", "encoder", "encdec"):
             raise ValueError(f"model.norm='batch' is for models of images, not for a {o.kind}")
+        if o.pool == "max":
+            raise ValueError(f"model.pool='max' is for convolutional nets, not for a {o.kind}")
         return
     if o.norm == "rms":
         raise ValueError(f"model.norm='rms' is not for a {o.kind}; expected 'batch' or 'layer'")
+    if o.pool not in ("mean", "max"):
+        raise ValueError(f"model.pool={o.pool!r} is not for a {o.kind}; expected 'mean' or 'max'")
     if not 0.0 <= o.norm_decay < 1.0:
         raise ValueError(f"model.norm_decay is {o.norm_decay}; expected 0 <= decay < 1")
     stages = ("depths", "widths", "strides")
@@ -78,8 +82,8 @@ def check(o):
         raise ValueError(
             f"model.top={o.top} and model.squeeze={o.squeeze}; expected 0 or more, the latter at most 1"
         )
-    if o.kind == "resnet" and o.bottleneck and any(n % 4 for n in o.widths):
-        raise ValueError(f"model.widths={o.widths!r} of bottlenecks must be multiples of 4")
+    if o.kind == "resnet" and o.bottleneck and min(o.widths) < 4:
+        raise ValueError(f"model.widths={o.widths!r} of bottlenecks must be at least 4")
     even = [k for k in (*o.kernels, o.stem_kernel) if k % 2 == 0]
     if even:
         raise ValueError(f"convolutions have odd kernels, not {even[0]}; see model.kernels")

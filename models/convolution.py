@@ -1,4 +1,4 @@
-"""Convolutions of images [B,H,W,C], their padding, pooling and stochastic depth.
+"""Convolutions of images [B,H,W,C], their padding and pooling.
 
 Kernels are [k,k,in,out], depthwise ones [k,k,1,C]. A convolution 1x1 is a matrix product.
 """
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from models.gradients import product
-from models.layers import ACTIVATIONS, Norm, normal
+from models.layers import ACTIVATIONS, Norm, drop_rows, normal
 from models.options import Options
 
 _ORDER = ("NHWC", "HWIO", "NHWC")
@@ -111,8 +111,5 @@ def average_pool(x):
 
 
 def drop_path(x, rate: float, key):
-    """Whole rows of x [B,...] zeroed at `rate`, the others divided by 1 - rate (Huang et al. 2016)."""
-    if key is None or rate == 0.0:
-        return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, (x.shape[0], *[1] * (x.ndim - 1)))
-    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
+    """Stochastic depth at a fixed rate: see `models.layers.drop_rows`."""
+    return drop_rows(x, jnp.float32(rate), key) if rate else x

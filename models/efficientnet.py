@@ -23,10 +23,11 @@ def inner(o: Options, inputs: int, stage: int) -> int:
     return inputs if factor == 1 else rounded(inputs * factor, o.expand_unit)
 
 
-def gates(o: Options, inputs: int) -> int:
+def gates(o: Options, inputs: int, stage: int) -> int:
     """Channels in the middle of a gate of a block with so many inputs."""
-    whole = inputs * o.squeeze
-    return max(1, round(whole) if o.squeeze_nearest else int(whole))
+    if o.squeeze_nearest:
+        return max(1, round(inner(o, inputs, stage) * (o.squeeze / o.expands[stage])))
+    return max(1, int(inputs * o.squeeze))
 
 
 class Gate(nn.Module):
@@ -39,23 +40,23 @@ class Gate(nn.Module):
     def __call__(self, x):
         o, c = self.o, x.shape[-1]
         y = jnp.mean(x, (1, 2), dtype=jnp.float32).astype(x.dtype)
-        y = ACTIVATIONS[o.act](Linear(o, (c, self.size), name="reduce")(y))
-        y = jax.nn.sigmoid(Linear(o, (self.size, c), name="expand")(y))
+        y = ACTIVATIONS[o.act](Layer(o, (1, 1, c, self.size), name="reduce")(y))
+        y = jax.nn.sigmoid(Layer(o, (1, 1, self.size, c), name="expand")(y))
         return x * y[:, None, None]
 
 
-class Linear(nn.Module):
-    """A convolution 1x1 with a bias of what has one place: [B,C] -> [B,C']."""
+class Layer(nn.Module):
+    """A convolution 1x1 with a bias, of a map with one place: [B,C] -> [B,C']."""
 
     o: Options
     shape: tuple
 
     @nn.compact
     def __call__(self, x):
-        std = deviation(self.o, 1, self.shape[1])
+        std = deviation(self.o, 1, self.shape[-1])
         kernel = self.param("kernel", normal(std), self.shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros_init(), self.shape[1:], jnp.float32)
-        return add_bias(product("bc,cd->bd", x, kernel, self.o.dtype), bias)
+        bias = self.param("bias", nn.initializers.zeros_init(), self.shape[-1:], jnp.float32)
+        return add_bias(product("bc,cd->bd", x, kernel[0, 0], self.o.dtype), bias)
 
 
 class Inverted(nn.Module):
@@ -78,7 +79,7 @@ class Inverted(nn.Module):
             y = Unit(o, width, 1, 1, o.act, name="expand")(y)
         y = Unit(o, width, o.kernels[stage], stride, o.act, rule, True, name="depth")(y)
         if o.squeeze:
-            y = Gate(o, gates(o, inputs), name="gate")(y)
+            y = Gate(o, gates(o, inputs, stage), name="gate")(y)
         y = Unit(o, out, 1, zero=o.zero_last, name="project")(y)
         skips = stride == 1 and inputs == out and (self.place > 0 or o.first_skips)
         return x + drop_path(y, self.rate, key) if skips else y

@@ -4,7 +4,7 @@ import math
 
 from models.convnets import rounded
 
-_HEAD = dict(head="classify", labels=1000)
+_HEAD = dict(head="classify", labels=1000, pool="mean")
 
 # He et al. 2015 with the stride on the 3x3, as the reference implementations have it (the paper's is
 # stride_early=True); torch's epsilon and momentum of batch normalisation. The last layer's deviation is

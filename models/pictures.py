@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+from models import convnets
+
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
@@ -27,6 +29,7 @@ class Pictures:
     resize: str = "bicubic"  # how tables of positions are resized: see `models.grids.matrix`
     relative_shared: bool = False  # a 2-D table of biases for all layers (BEiT's pre-training)
     relative_layers: bool = False  # a table in each layer (BEiT's fine-tuning, Swin)
+    relative_turned: bool = False  # such a table is read as if the grid's sides were exchanged
     # blocks
     mlp: bool = True  # a feed-forward branch
     mlp_ratio: float = 4.0  # feed-forward width / width, rounded down, where `ff` is 0
@@ -55,6 +58,11 @@ class Pictures:
         """Rows and columns of the grid of patches that the tables are made for."""
         height, width = self.patch_sides
         return self.image_size // height, (self.image_width or self.image_size) // width
+
+    @property
+    def relative_grid(self) -> tuple:
+        """Rows and columns of the grid that a table of relative biases is read for."""
+        return self.grid[::-1] if self.relative_turned else self.grid
 
     @property
     def prefix(self) -> int:
@@ -110,9 +118,8 @@ def check(o):
         if getattr(o, name) < 0:
             raise ValueError(f"model.{name} is {getattr(o, name)}; expected 0 or more")
     if o.kind not in ("vit", "swin"):
-        convolutional = o.kind in ("resnet", "efficientnet")
         for name in ("relative_shared", "relative_layers", "depths", "stage_heads"):
-            if getattr(o, name) and not (name == "depths" and convolutional):
+            if getattr(o, name) and (name != "depths" or o.kind not in convnets.KINDS):
                 raise ValueError(f"model.{name} is not for model.kind={o.kind!r}")
         if o.positions == "sinusoidal_2d":
             raise ValueError(f"model.positions='sinusoidal_2d' is not for model.kind={o.kind!r}")

@@ -195,7 +195,7 @@ def blocks(o: Options) -> nn.Module:
         return SharedStack(o)
     scanned = nn.scan(
         _block(o),
-        variable_axes={"params": 0},
+        variable_axes={"params": 0, "batch_stats": 0},
         split_rngs={"params": True},
         in_axes=(0, nn.broadcast),
         length=o.layers,

@@ -32,7 +32,7 @@ class ViT(nn.Module):
         self.embed = Patches(o)
         self.blocks = transformer.blocks(o)
         if o.relative_shared:
-            self.relative = Relative(o, o.grid, o.prefix)
+            self.relative = Relative(o, o.relative_grid, o.prefix)
         if o.final_norm:
             self.norm = Norm(o)
         if o.pool_norm:

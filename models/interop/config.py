@@ -7,7 +7,7 @@ library's (a config.json may leave out what equals them).
 
 from collections.abc import Mapping
 
-from models.interop import encdecs, encoders, rope, timm, vision
+from models.interop import convs, encdecs, encoders, rope, timm, timm_convs, vision
 from models.interop.fields import act as act_of
 from models.interop.fields import changed, get, labels, shortest
 from models.options import Options
@@ -76,6 +76,8 @@ FIELDS = {
     ),
     **encoders.FIELDS,
     **encdecs.FIELDS,
+    **convs.FIELDS,
+    **timm_convs.FIELDS,
     **vision.FIELDS,
     **timm.FIELDS,
 }
@@ -91,6 +93,7 @@ ALLOWED = {**encoders.ALLOWED, **encdecs.ALLOWED}  # but not of these
 FAMILY = {
     "openai-gpt": "gpt1", "gpt2": "gpt2", "gpt_neo": "gpt3", "llama": "llama", "mistral": "llama",
     "mixtral": "moe", **encoders.FAMILY, **encdecs.FAMILY, **vision.FAMILY, **timm.FAMILY,
+    **convs.FAMILY, **timm_convs.FAMILY,
 }  # fmt: skip
 
 
@@ -115,7 +118,7 @@ def read(c: Mapping, names=()) -> Options:
         o["init_positions"] = o["init_std"]
     o.update(_READ[kind](c, o))
     o.update(HEADS.get(kind, _read_head)(c, names, o))
-    count = o["layers"] * max(o.get("experts", 0), 1) + o.get("encoder_layers", 0)
+    count = o.get("layers", 0) * max(o.get("experts", 0), 1) + o.get("encoder_layers", 0)
     if count > 20_000:
         raise ValueError(f"config.json: {count:,} layers are more than any file here can hold")
     return Options.of(o)
@@ -193,13 +196,15 @@ def _read_llama(c, o):
 _READ = {
     "openai-gpt": _read_gpt1, "gpt2": _read_gpt2, "gpt_neo": _read_gpt_neo,
     "llama": _read_llama, "mistral": _read_llama, "mixtral": _read_llama, **encoders.READ,
-    **encdecs.READ, **vision.READ, **timm.READ,
+    **encdecs.READ, **vision.READ, **timm.READ, **convs.READ, **timm_convs.READ,
 }  # fmt: skip
 
 
 HEADS = {
     **dict.fromkeys(encoders.FIELDS, encoders.read_head),
     **dict.fromkeys(encdecs.FIELDS, encdecs.read_head),
+    **dict.fromkeys(convs.FIELDS, convs.read_head),
+    **dict.fromkeys(timm_convs.FIELDS, timm_convs.read_head),
     **dict.fromkeys(vision.FIELDS, vision.read_head),
     **dict.fromkeys(timm.FIELDS, lambda c, names, o: {}),
 }

@@ -7,25 +7,28 @@ express is an error that names the option, never a folder that computes somethin
 import dataclasses
 from collections.abc import Mapping
 
-from models.interop import config, encdecs, encoders, fields, rope, timm, vision
+from models.interop import config, convs, encdecs, encoders, fields, rope, timm, vision
 from models.options import Options
 
 _ACTS = {"gelu_tanh": "gelu_new", "identity": "linear"}
 _BODY = {
     "openai-gpt": "OpenAIGPT", "gpt2": "GPT2", "gpt_neo": "GPTNeo", "llama": "Llama",
     "mistral": "Mistral", "mixtral": "Mixtral", **encoders.BODY, **encdecs.BODY, **vision.BODY,
+    **convs.BODY,
 }  # fmt: skip
 # Options that the numbers of a trained model do not depend on.
 _FREE = {
     "family", "dtype", "remat", "scan", "attend", "drop_embed", "drop_table", "drop_attn",
     "drop_resid", "drop_head", "init_std", "init_positions", "init_residual", "balance",
-    "drop_pool", "global_slots", "drop_act", "drop_final", "init",
+    "drop_pool", "global_slots", "drop_act", "drop_final", "init", *convs.FREE,
 }  # fmt: skip
 
 
 def kind(o: Options) -> str:
     """The reference model_type that serves these options. ValueError where there is none."""
     local = "local" in o.kinds()
+    if o.kind in convs.FIELDS:
+        return convs.kind(o)
     if o.kind in ("vit", "swin"):
         return vision.kind(o)
     if o.kind == "encdec" or o.positions == "relative":
@@ -55,12 +58,12 @@ def write(o: Options, special: Mapping | None = None) -> dict:
     for field, _, ours, _ in config.FIELDS[name]:
         c[field] = getattr(o, ours)
     c.update(_WRITE[name](o))
-    for role in ("bos", "eos", "pad"):
+    for role in ("bos", "eos", "pad") if o.kind in ("decoder", "encoder", "encdec") else ():
         found = (special or {}).get(role, -1)
         c[f"{role}_token_id"] = found if found >= 0 else None
     if o.position_pad >= 0:
         c["pad_token_id"] = o.position_pad
-    if o.labels or o.head == "double":
+    if (o.labels and o.head != "none") or o.head == "double":
         count = o.labels if o.head != "double" else 1
         c["id2label"] = {str(i): f"LABEL_{i}" for i in range(count)}
         c["label2id"] = {f"LABEL_{i}": i for i in range(count)}
@@ -90,6 +93,8 @@ def _head(o, name):
         return vision.architecture(o)
     if name in encdecs.FIELDS:
         return encdecs.architecture(o, name)
+    if name in convs.FIELDS:
+        return convs.architecture(o)
     if o.kind == "encoder":
         return encoders.architecture(o, name)
     if o.head == "classify":
@@ -100,7 +105,7 @@ def _head(o, name):
 
 
 def _check(o, c, name):
-    again, wanted = _canonical(config.read(c)), _canonical(o)
+    again, wanted = canonical(config.read(c)), canonical(o)
     for option, value in wanted.items():
         if again[option] != value:
             raise ValueError(
@@ -109,7 +114,7 @@ def _check(o, c, name):
             )
 
 
-def _canonical(o):
+def canonical(o):
     """The options that decide the numbers, derived values spelled out and idle ones left out."""
     c = {k: v for k, v in dataclasses.asdict(o).items() if k not in _FREE}
     c.update(kv_heads=o.groups, head_size=o.size, ff=o.hidden, pattern=o.kinds())
@@ -132,6 +137,9 @@ def _canonical(o):
         idle += encoders.idle(o)
         c["head"] = "none" if o.head == "embed" else o.head
         c["head_act"] = o.head_act or o.act
+    if o.kind in convs.FIELDS:
+        idle += convs.idle(o)
+        c.update(convs.effects(o))
     if o.kind in ("vit", "swin"):
         idle += vision.canonical(o, c)
     else:
@@ -196,5 +204,5 @@ def _mixtral(o):
 
 _WRITE = {
     "openai-gpt": _gpt1, "gpt2": _gpt2, "gpt_neo": _gpt_neo, "llama": _llama, "mistral": _llama,
-    "mixtral": _mixtral, **encoders.WRITE, **encdecs.WRITE, **vision.WRITE,
+    "mixtral": _mixtral, **encoders.WRITE, **encdecs.WRITE, **vision.WRITE, **convs.WRITE,
 }  # fmt: skip

@@ -12,6 +12,7 @@ ACTS = {  # their names to ours; openai-gpt has its own
     "gelu_accurate": "gelu_tanh",
     "quick_gelu": "quick_gelu",
     "relu": "relu",
+    "relu6": "relu6",
     "silu": "silu",
     "swish": "silu",
     "tanh": "tanh",
@@ -59,3 +60,21 @@ def shortest(items) -> tuple:
 def changed(table, **defaults):
     """A table of (field, alias, option, default) with other defaults for the fields named."""
     return tuple((f, alias, ours, defaults.get(f, default)) for f, alias, ours, default in table)
+
+
+def numbers(c: Mapping, field: str, default: tuple, kinds=(int,)) -> tuple:
+    """A list of numbers. ValueError names the field for anything else, or for a thousand of them."""
+    found = c.get(field)
+    found = list(default) if found is None else found
+    if not isinstance(found, (list, tuple)) or any(type(n) not in kinds for n in found):
+        raise ValueError(f"config.json: {field} is {found!r:.60}; expected a list of numbers")
+    if len(found) > 1000 or any(not -(10**6) < n < 10**6 for n in found):
+        raise ValueError(f"config.json: {field} holds too many numbers or too large ones")
+    return tuple(found)
+
+
+def blocks(depths: tuple, field: str) -> tuple:
+    """The depths of stages, if they have no more blocks than any net. ValueError names the field."""
+    if sum(depths) > 2000:
+        raise ValueError(f"config.json: {field} sums to {sum(depths):,} blocks; at most 2,000")
+    return depths

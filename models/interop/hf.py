@@ -14,7 +14,7 @@ import numpy as np
 import tokenizers
 
 from models import transformer
-from models.interop import config, describe, gguf, tensors, timm, untrusted
+from models.interop import config, convs, describe, gguf, pth, tensors, timm, timm_nets, untrusted
 from models.interop.names import TABLES
 from models.interop.rename import flatten, lines, nest
 from models.options import Options
@@ -28,7 +28,8 @@ class Loaded:
 
     Attributes:
         options: its options; `family` is one of ours.
-        variables: {"params": tree of float32 arrays}, the unrolled form.
+        variables: {"params": tree of float32 arrays}, the unrolled form, and other collections that
+            the model has (`batch_stats`).
         tokenizer: a raw `tokenizers.Tokenizer`, or None where the folder has none.
         special: ids of bos, eos, pad, unk; -1 where there is none.
         chat_template: jinja text, or "".
@@ -44,7 +45,8 @@ class Loaded:
 
 
 def load(path) -> Loaded:
-    """The model in a reference folder (config.json, safetensors) or a GGUF file (LLaMA).
+    """The model in a reference folder (config.json, safetensors), a GGUF file (LLaMA) or a legacy torch
+    file (EfficientNet), which is read without running it.
 
     Raises FileNotFoundError for what is not there, ValueError for what is malformed or unsupported,
     naming the file and the field or tensor.
@@ -53,6 +55,9 @@ def load(path) -> Loaded:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected a folder or a .gguf file")
     if path.is_file():
+        if path.suffix in (".pth", ".pt"):
+            nothing = dict.fromkeys(("bos", "eos", "pad", "unk"), -1)
+            return Loaded(*pth.load(path), None, nothing, "", {})
         if path.suffix != ".gguf":
             raise ValueError(f"{path} is neither a folder with config.json nor a .gguf file")
         return Loaded(*gguf.load(path))
@@ -63,9 +68,9 @@ def load(path) -> Loaded:
         raise FileNotFoundError(f"{path} has no config.json (and not exactly one .gguf file)")
     c = _spelled(untrusted.read_json(path / "config.json"))
     files = tensors.open_folder(path)
-    o, params = convert(c, files)
+    o, variables = convert(c, files)
     tokenizer, special, template = read_tokenizer(path, c)
-    return Loaded(o, {"params": params}, tokenizer, special, template, c)
+    return Loaded(o, variables, tokenizer, special, template, c)
 
 
 def options(path) -> Options:
@@ -79,11 +84,13 @@ def options(path) -> Options:
 
 def _spelled(c: Mapping) -> Mapping:
     """A parsed config.json; one of timm's in the form that `config.read` takes."""
-    return timm.spelled(c) if "architecture" in c and "model_type" not in c else c
+    if "model_type" in c or "architecture" not in c:
+        return c
+    return timm_nets.arguments(c) if timm_nets.known(c) else timm.spelled(c)
 
 
 def convert(c: Mapping, files: tensors.Tensors) -> tuple:
-    """(options, params) of a parsed config.json and its tensors."""
+    """(options, variables) of a parsed config.json and its tensors."""
     o = config.read(c, files)
     if max(o.layers, o.encoder_layers) > max(1000, len(files)):
         deep = max(o.layers, o.encoder_layers)
@@ -92,9 +99,13 @@ def convert(c: Mapping, files: tensors.Tensors) -> tuple:
     prefix = table.prefix if any(name.startswith(table.prefix) for name in files) else ""
     o, skip, alias = _tie(o, table, _embedding(table, o, prefix), files)
     skip = (*skip, *_copies(table, o, prefix, files, alias))
-    flat, used = {}, set(skip)
+    variables, used = {"params": {}}, set(skip)
     for line in lines(table, o, prefix):
+        flat = variables.setdefault(line.collection, {})
         theirs = [_found(alias.get(name, name), files) for name in line.theirs]
+        if line.counter and theirs[0] not in files:
+            flat[line.ours[0]] = np.zeros((), np.int32)
+            continue
         for name in theirs:
             _expect(name, line.shape, files)
         used.update(theirs)
@@ -106,7 +117,7 @@ def convert(c: Mapping, files: tensors.Tensors) -> tuple:
         raise ValueError(
             f"the checkpoint holds {left[0]!r:.80}{more}, which a {c['model_type']} lacks"
         )
-    return o, nest(flat)
+    return o, {collection: nest(flat) for collection, flat in variables.items()}
 
 
 def _expect(name, shape, files):
@@ -207,12 +218,13 @@ def _special(role, named, c, tokenizer):
 
 def export(
     folder, options: Options, params: Mapping, tokenizer=None, special=None, chat_template="",
-    spelling="reference",
+    spelling="reference", extra: Mapping | None = None,
 ) -> None:  # fmt: skip
     """Writes config.json, model.safetensors (float32) and, if given, the tokenizer to `folder`.
 
     Args:
         params: either form of the tree (a scanned one is unstacked).
+        extra: the model's other collections, {"batch_stats": ...}, where it has any.
         tokenizer: a raw `tokenizers.Tokenizer`, or None.
         special: ids of bos, eos, pad, unk (-1: none).
         spelling: "reference", or "timm" for models of images.
@@ -222,11 +234,11 @@ def export(
     """
     name, c = None, None
     if spelling == "timm":
-        name, c = describe.spelled(options)
+        name, c = (timm_nets if options.kind in convs.FIELDS else describe).spelled(options)
     elif spelling != "reference":
         raise ValueError(f"spelling is {spelling!r}; expected 'reference' or 'timm'")
     c = describe.write(options, special) if c is None else c
-    theirs = rename(options, params, name)
+    theirs = rename(options, params, name, extra or {})
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(c, indent=2) + "\n", encoding="utf-8")
@@ -243,25 +255,35 @@ def export(
         (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
 
-def rename(options: Options, params: Mapping, name: str | None = None) -> dict:
+def rename(
+    options: Options, params: Mapping, name: str | None = None, extra: Mapping | None = None
+) -> dict:
     """Our parameters (or gradients of that form) under their names, in their layouts.
 
-    `name` is the table's, if not the one of `describe.kind`.
+    `name` is the table's, if not the one of `describe.kind`. `extra` are the model's other
+    collections; without them (None) only parameters are renamed.
     """
     if options.scan:
         params = transformer.unstack(params)
-    flat, theirs, used = flatten(params), {}, set()
-    table = TABLES[name or describe.kind(options)]
+    flat = {"params": flatten(params)}
+    flat |= {held: flatten(tree) for held, tree in (extra or {}).items()}
+    table, theirs, used = TABLES[name or describe.kind(options)], {}, set()
     for line in lines(table, options, table.before(options)):
+        if extra is None and line.collection != "params":
+            continue
+        mine = flat.get(line.collection, {})
         for path in line.ours:
-            if path not in flat:
-                raise ValueError(f"the parameters lack {path!r:.80}")
-        for name, array in zip(line.theirs, line.save([flat[p] for p in line.ours]), strict=True):
+            if path not in mine:
+                place = "parameters" if line.collection == "params" else line.collection
+                raise ValueError(f"the {place} lack {path!r:.80}")
+        for name, array in zip(line.theirs, line.save([mine[p] for p in line.ours]), strict=True):
             if array.shape != line.shape:
                 raise ValueError(f"{line.ours[0]!r:.80} has a shape that is not of these options")
             theirs[name] = array
-        used.update(line.ours)
-    left = sorted(set(flat) - used)
+        used.update((line.collection, path) for path in line.ours)
+    left = sorted((held, path) for held in flat for path in flat[held] if (held, path) not in used)
     if left:
-        raise ValueError(f"the parameters hold {left[0]!r:.80}, which has no name in the reference")
+        raise ValueError(
+            f"the parameters hold {left[0][1]!r:.80}, which has no name in the reference"
+        )
     return theirs

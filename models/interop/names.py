@@ -8,7 +8,7 @@ tensors. `@` is the prefix of their body module.
 import dataclasses
 from collections.abc import Callable
 
-from models.interop import names_encdec, names_encoders, names_vision
+from models.interop import names_conv, names_encdec, names_encoders, names_vision
 from models.interop.rename import Row, Table, norms
 
 HEADS = (
@@ -203,5 +203,6 @@ TABLES = {  # by their model_type
     "mixtral": MIXTRAL,
     **names_encoders.TABLES,
     **names_encdec.TABLES,
+    **names_conv.TABLES,
     **names_vision.TABLES,
 }

@@ -52,6 +52,9 @@ class Table:
     twin: str = ""  # and its other name
     copies: tuple = ()  # other names under which a file may hold the token table once more
     bare: tuple = ("none", "embed")  # heads whose files have no prefix
+    walk: Callable | None = (
+        None  # (options, prefix) -> lines, where rows cannot say which there are
+    )
 
     def before(self, o: Options) -> str:
         """The prefix in the files of a model with these options."""
@@ -76,13 +79,18 @@ def _axes(pattern: str):
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A row for one layer: the names spelled out, the pattern with its sizes."""
+    """A row for one layer: the names spelled out, the pattern with its sizes.
+
+    A counter is an integer, int64 in a file and 0 where an older one lacks it.
+    """
 
     ours: tuple
     theirs: tuple
     pattern: str
     sizes: tuple
-    apart: bool  # their names are the first axis of the pattern
+    apart: bool = False  # their names are the first axis of the pattern
+    collection: str = "params"  # of the model's variables
+    counter: bool = False
 
     @property
     def shape(self) -> tuple:
@@ -93,6 +101,8 @@ class Line:
 
     def load(self, arrays: list) -> list:
         """Their tensors, in the order of `theirs`, to ours, float32, in the order of `ours`."""
+        if self.counter:
+            return [np.asarray(array, np.int32) for array in arrays]
         theirs, ours = _axes(self.pattern)
         flat = [letter for axis in theirs for letter in axis if letter != "1"]
         arrays = [np.asarray(array, np.float32) for array in arrays]
@@ -104,6 +114,8 @@ class Line:
 
     def save(self, arrays: list) -> list:
         """Our tensors to theirs: `load` backwards."""
+        if self.counter:
+            return [np.asarray(array, np.int64) for array in arrays]
         theirs, ours = _axes(self.pattern)
         flat = [letter for axis in theirs for letter in axis if letter != "1"]
         arrays = [np.asarray(array, np.float32) for array in arrays]
@@ -117,6 +129,8 @@ class Line:
 def lines(table: Table, o: Options, prefix: str | None = None) -> list:
     """Every line of the table that a model with these options has; `@` becomes the prefix."""
     prefix, whole, found = table.prefix if prefix is None else prefix, o, []
+    if table.walk is not None:
+        return table.walk(o, prefix)
     for row in table.rows:
         row, o = _side(row, whole)
         if row is None or not row.when(whole):

@@ -172,18 +172,24 @@ def _entry(path, name, entry):
 
 
 def write(path: Path, tensors: Mapping) -> None:
-    """Writes float32 arrays as one safetensors file, in order of name, through a temporary file."""
+    """Writes float32 arrays as one safetensors file, in order of name, through a temporary file.
+
+    Integers are written as int64, before the others, so that everything is aligned.
+    """
     header, at = {"__metadata__": {"format": "pt"}}, 0
-    for name in sorted(tensors):
-        shape = list(tensors[name].shape)
-        size = 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [at, at + size]}
+    whole = {name: tensors[name].dtype.kind in "iu" for name in tensors}
+    order = sorted(tensors, key=lambda name: (not whole[name], name))
+    for name in order:
+        shape, kind = list(tensors[name].shape), "I64" if whole[name] else "F32"
+        size = DTYPES[kind].itemsize * math.prod(shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [at, at + size]}
         at += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     part = path.with_name(path.name + ".part")
     with open(part, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name in sorted(tensors):
-            file.write(np.ascontiguousarray(tensors[name], "<f4").data)
+        for name in order:
+            kind = "<i8" if whole[name] else "<f4"
+            file.write(np.ascontiguousarray(tensors[name], kind).tobytes())
     part.replace(path)

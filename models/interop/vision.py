@@ -108,17 +108,14 @@ def _read_vit(c, o):
 def _read_beit(c, o):
     mean = get(c, "use_mean_pooling", True, bool)
     found = _common(c, o)
-    if (found["image_width"] or found["patch_width"]) and (
-        o["relative_layers"] or o["relative_shared"]
-    ):
-        raise ValueError(
-            "config.json: image_size or patch_size that is not square with relative position biases "
-            "is not supported: the reference reads such tables with their axes exchanged"
-        )
+    if found["patch_width"]:
+        raise ValueError("config.json: patch_size of a beit must be a whole number")
+    biased = o["relative_layers"] or o["relative_shared"]
     absolute = get(c, "use_absolute_position_embeddings", False, bool)
     return found | dict(
         k_bias=False, positions="learned" if absolute else "none", pool="mean" if mean else "first",
         pool_norm=mean, final_norm=not mean, pool_width=0,
+        relative_turned=biased and found["image_width"] > 0,  # as the reference reads such tables
     )  # fmt: skip
 
 

@@ -74,7 +74,7 @@ def test_max_pool_is_the_windowed_maximum_and_its_gradient_goes_to_the_first():
         (dict(depths=()), ("depths", "()")),
         (dict(stem=()), ("stem",)),
         (dict(norm="rms"), ("rms", "batch")),
-        (dict(bottleneck=True, widths=(8, 14)), ("widths", "4")),
+        (dict(bottleneck=True, widths=(8, 3)), ("widths", "4")),
         (dict(stem_kernel=4), ("odd", "4")),
         (dict(norm_decay=1.5), ("norm_decay", "1.5")),
         (dict(strides=(1, 0)), ("strides", "positive")),
