@@ -9,11 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from models.depthwise import depthwise
 from models.gradients import product
 from models.layers import ACTIVATIONS, Norm, drop_rows, normal
 from models.options import Options
-
-_ORDER = ("NHWC", "HWIO", "NHWC")
 
 
 def pads(rule: str, size: int, kernel: int, stride: int) -> tuple:
@@ -36,7 +35,7 @@ def deviation(o: Options, kernel: int, outputs: int) -> float:
 
 
 class Convolution(nn.Module):
-    """A convolution without bias: [B,H,W,C] -> [B,H',W',out], operands in `o.dtype`.
+    """A convolution without bias: [B,H,W,C] -> [B,H',W',out], operands in `o.dtype` unless depthwise.
 
     `depthwise`: every channel has a kernel of its own, and `out` is C. `rule` is of `pads`.
     """
@@ -56,11 +55,12 @@ class Convolution(nn.Module):
         if k == 1 and not self.depthwise:
             x = x[:, :: self.stride, :: self.stride]
             return product("bhwc,cd->bhwd", x, kernel[0, 0], o.dtype)
-        edges = [pads(self.rule, size, k, self.stride) for size in x.shape[1:3]]
-        groups = x.shape[-1] if self.depthwise else 1
+        edges = tuple(pads(self.rule, size, k, self.stride) for size in x.shape[1:3])
+        if self.depthwise:
+            return depthwise(x, kernel, self.stride, edges)
         y = jax.lax.conv_general_dilated(
             x.astype(o.dtype), kernel.astype(o.dtype), (self.stride, self.stride), edges,
-            dimension_numbers=_ORDER, feature_group_count=groups,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )  # fmt: skip
         return y.astype(x.dtype)
 

@@ -86,6 +86,20 @@ def _add_bias_backward(bias, g):
 add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
+@jax.custom_vjp
+def relu(x):
+    """max(x, 0); the gradient is told from the result, so that x need not be kept."""
+    return jnp.maximum(x, 0)
+
+
+def _relu_forward(x):
+    y = jnp.maximum(x, 0)
+    return y, y
+
+
+relu.defvjp(_relu_forward, lambda y, g: (jnp.where(y > 0, g, jnp.zeros((), g.dtype)),))
+
+
 def _standard(x, eps, centre: bool):
     """(x - mean) / sqrt(variance + eps), or x / sqrt(mean square + eps), and 1 / that root."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -153,20 +167,21 @@ def batch_norm(x, scale, bias, eps: float):
 
 
 def _batch_forward(x, scale, bias, eps):
-    rows = tuple(range(x.ndim - 1))
-    mean = jnp.mean(x, rows, dtype=jnp.promote_types(x.dtype, jnp.float32))
+    rows, wide = tuple(range(x.ndim - 1)), jnp.promote_types(x.dtype, jnp.float32)
+    mean = jnp.mean(x, rows, dtype=wide)
     var = jnp.mean(jnp.square(x - mean), rows)
     root = jax.lax.rsqrt(var + eps)
-    y = (x - mean) * (root * scale) + bias
+    centre, factor = settle(mean), root * scale
+    y = (x - centre) * factor + bias
     return (y.astype(x.dtype), (mean, var)), (x, mean, root, scale)
 
 
 def _batch_backward(eps, saved, g):
     x, mean, root, scale = saved
     g, n = g[0].astype(root.dtype), x.size // x.shape[-1]
-    unit = (x - mean) * root
-    dscale, dbias = sum_rows(g * unit, 1), sum_rows(g, 1)
-    dx = (root * scale) * (g - dbias / n - unit * (dscale / n))
+    dbias, dscale = sum_rows(g, 1), sum_rows(g * (x - mean), 1) * root
+    factor, slope, centre = settle((root * scale, root * dscale / n, mean))
+    dx = factor * (g - dbias / n - (x - centre) * slope)
     return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(scale.dtype)
 
 
