@@ -118,7 +118,8 @@ def choose(o: Options, mask: Mask, time: int, maps: bool, dropped: bool, traced_
         return explicit
     if o.attend == "blocks":
         return blocks
-    fusable = not dropped and not traced_scale
+    biased = o.relative_shared or o.relative_layers  # learned, of few tokens
+    fusable = not dropped and not traced_scale and not biased
     if o.attend == "kernel" and fusable:
         return kernel
     if o.attend == "auto" and fusable and jax.default_backend() == "gpu":

@@ -114,7 +114,7 @@ class Options(Pictures, ConvNets):
     init_positions: float = 0.02
     init_residual: bool = False  # o and down: init_std / sqrt(2 * layers)
     # how it is computed
-    dtype: str = "float32"  # of the operands of matrix products; parameters stay float32
+    dtype: str = "float32"  # of matrix products; parameters stay float32 ("float64": with x64)
     stream: str = "dtype"  # of activations: as `dtype`, or "float32" (faster on CPU)
     remat: str = "auto"  # "auto": "dots_no_batch" on a CPU with layers apart, else "none"
     scan: bool = False

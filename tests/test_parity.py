@@ -29,9 +29,9 @@ def test_the_committed_cases_cover_what_we_claim():
     names, calls = set(CASES), {call for name in CASES for call in Case(GOLDEN / name).calls}
     decoders, encoders = {"gpt1", "gpt2", "gpt3", "llama", "moe"}, {"bert", "roberta", "albert"}
     both = {"original", "t5", "bart"}
-    nets = {"resnet", "efficientnet", "timm"}
-    found = {name.split("/")[0] for name in names}
-    assert found == decoders | encoders | both | nets | {"longformer"}
+    pictures = {"vit", "deit", "beit", "swin", "timm", "resnet", "efficientnet"}
+    families = decoders | encoders | both | pictures | {"longformer"}
+    assert {name.split("/")[0] for name in names} == families
     assert {"greedy", "beam", "beam_late", "leftpad", "nomask", "offset"} <= calls
     assert sum(bool(list((GOLDEN / name).glob("grads.*"))) for name in names) >= 3
 

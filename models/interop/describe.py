@@ -20,7 +20,8 @@ _BODY = {
 _FREE = {
     "family", "dtype", "remat", "scan", "attend", "drop_embed", "drop_table", "drop_attn",
     "drop_resid", "drop_head", "init_std", "init_positions", "init_residual", "balance",
-    "drop_pool", "global_slots", "drop_act", "drop_final", "init", *convs.FREE,
+    "drop_pool", "global_slots", "drop_act", "drop_final", "init", "drop_path", "init_tokens",
+    *convs.FREE,
 }  # fmt: skip
 
 
@@ -107,10 +108,10 @@ def _head(o, name):
 def _check(o, c, name):
     again, wanted = canonical(config.read(c)), canonical(o)
     for option, value in wanted.items():
-        if again[option] != value:
+        if again.get(option) != value:
             raise ValueError(
                 f"model.{option} = {value!r} cannot be written as the reference's {name}, which "
-                f"has {again[option]!r} there"
+                f"has {again.get(option)!r} there"
             )
 
 

@@ -126,8 +126,8 @@ _pooled = lambda o: o.pool_norm and o.head in ("none", "classify")
 
 
 def _table(rows: tuple, prefix: str = "") -> Table:
-    index = r"(.*\.)?relative_position_index|.*attn_mask"
-    return Table(rows=rows, prefix=prefix, ignore=index, embedding="", head="")
+    unused = r"(.*\.)?relative_position_index|.*attn_mask|pooler\.dense\.(weight|bias)"
+    return Table(rows=rows, prefix=prefix, ignore=unused, embedding="", head="")
 
 
 BEIT = (

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from models.interop.fields import act, get, labels
 from models.options import Options
+from models.pictures import stage
 
 _NAMES = {"gelu_tanh": "gelu_new", "identity": "linear"}  # activations, where theirs differ
 _VIT = (  # (their field, its other spelling, our option, their default)
@@ -189,14 +190,16 @@ def architecture(o: Options) -> str:
 def canonical(o: Options, c: dict) -> list:
     """Options that the head or the kind leaves without effect; spells out derived ones in `c`.
 
-    How tables of positions are resized does not matter at the size that they are made for.
+    How tables are resized and windows cut that divide the grid does not matter at the size that
+    the tables are made for.
     """
     idle = [
-        "context", "tied", "score_bias", "score_act", "head_act", "resize", "drop_path",
-        "init_tokens", "position_pad", "token_types",
+        "context", "tied", "score_bias", "score_act", "head_act", "resize",
     ]  # fmt: skip
     if o.kind == "vit":
         idle += ["mlp_ratio", "side", "windowing", "patch_eps"]
+    elif _divided(o):
+        idle += ["windowing"]
     c["stride"] = o.stride or o.patch << max(len(o.depths) - 1, 0)
     idle += ["stride"] if o.head != "pixels" else []
     idle += ["vocab"] if o.head != "masked" else []
@@ -207,6 +210,15 @@ def canonical(o: Options, c: dict) -> list:
     if o.head in ("pixels", "distilled") and not (o.kind == "vit" and not o.final_norm):
         idle += ["pool"]
     return idle
+
+
+def _divided(o: Options) -> bool:
+    """Whether every stage's grid is square and windows divide it: then both ways to cut are one."""
+    for number in range(len(o.depths)):
+        rows, columns = stage(o, number).grid
+        if rows != columns or rows % o.side or o.image_size % (o.patch << number):
+            return False
+    return True
 
 
 def _write_vit(o):

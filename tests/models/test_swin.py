@@ -13,7 +13,7 @@ from models.windows import Windows
 from tests.models import tiny
 
 SHAPE = dict(
-    layers=4, width=8, heads=2, depths=(2, 2), stage_heads=(2, 4), side=3, patch=2, image_size=12,
+    layers=3, width=8, heads=2, depths=(2, 1), stage_heads=(2, 4), side=3, patch=2, image_size=12,
     labels=5,
 )  # fmt: skip
 
@@ -69,19 +69,20 @@ def test_moved_windows_do_not_see_over_the_edge():
 
 def test_maps_lie_on_the_grid_again(made):
     o, module, values = made
-    (_, _), collected = jax.jit(
-        lambda x: module.apply(values, {"images": x}, method="features", mutable=["maps", "hidden"])
-    )(images())
+    collected = tiny.apply(module)(
+        values, {"images": images()}, method="features", mutable=("maps", "hidden")
+    )[1]
     maps = attention.unwindowed(o, collected["maps"]["attn"], (12, 12))
-    assert [m.shape for m in maps] == [(2, 2, 6, 6, 6, 6)] * 2 + [(2, 4, 3, 3, 3, 3)] * 2
+    assert [m.shape for m in maps] == [(2, 2, 6, 6, 6, 6)] * 2 + [(2, 4, 3, 3, 3, 3)]
     for block in maps:
         np.testing.assert_allclose(block.sum((-1, -2)), 1, atol=1e-5)
-    seen = maps[1][0, 0] > 0  # the moved block of the first stage
-    assert seen[0, 0].sum() == 4 and seen[0, 0, :2, :2].all()
-    assert seen[2, 2].sum() == 9 and seen[2, 2, 2:5, 2:5].all()
+    seen = maps[1][0, 0] > 0  # the first stage's second block, whose windows are moved by one
+    assert seen[0, 0].sum() == 1 and seen[0, 0, 0, 0]
+    assert seen[2, 2].sum() == 9 and seen[2, 2, 1:4, 1:4].all()
+    assert seen[5, 0].sum() == 2 and seen[5, 0, 4:, 0].all()
     stages = collected["hidden"]["stages"]
     assert [s.shape for s in stages] == [(2, 36, 8), (2, 9, 16), (2, 9, 16)]
-    assert [b.shape for b in collected["hidden"]["blocks"]] == [(3, 2, 36, 8), (3, 2, 9, 16)]
+    assert [b.shape for b in collected["hidden"]["blocks"]] == [(3, 2, 36, 8), (2, 2, 9, 16)]
 
 
 def test_images_of_a_batch_do_not_see_each_other(made):
@@ -109,25 +110,24 @@ def test_scanned_blocks_give_the_same_numbers(made):
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: tiny.close(a, b, 1e-4), first, second)))
 
 
-@pytest.mark.parametrize("windowing", ["square", "axes"])
-def test_any_size_is_read_and_stages_give_their_maps(made, windowing):
-    o, values = made[0].replace(windowing=windowing), made[2]
-    module = build(o)
-    for shape, first, second in (((11, 17), (6, 9), (3, 5)), ((5, 31), (3, 16), (2, 8))):
-        batch = {"images": images(1, *shape)}
-        assert module.apply(values, batch)["scores"].shape == (1, 5)
-        maps = module.apply(values, batch, method="feature_maps")
-        assert [m.shape for m in maps] == [(1, *first, 8), (1, *second, 16)]
+@pytest.mark.parametrize(
+    "windowing,size,first,second",
+    [("square", (11, 17), (6, 9), (3, 5)), ("axes", (5, 31), (3, 16), (2, 8))],
+)
+def test_any_size_is_read_and_stages_give_their_maps(made, windowing, size, first, second):
+    module, batch = build(made[0].replace(windowing=windowing)), {"images": images(1, *size)}
+    maps = tiny.apply(module)(made[2], batch, method="feature_maps")
+    assert [m.shape for m in maps] == [(1, *first, 8), (1, *second, 16)]
+    assert all(np.isfinite(m).all() for m in maps)
     with pytest.raises(ValueError, match="no stage 2"):
-        module.apply(values, batch, (2,), method="feature_maps")
+        module.apply(made[2], batch, (2,), method="feature_maps")
 
 
 def test_padding_is_seen_as_zeros_after_the_norm(made):
     """A window's maps on a padded grid leave something for the padding, none elsewhere."""
     o, module, values = made
-    (_, _), collected = module.apply(
-        values, {"images": images(1, 14, 12)}, method="features", mutable=["maps"]
-    )
+    batch = {"images": images(1, 14, 12)}
+    collected = tiny.apply(module)(values, batch, method="features", mutable=("maps",))[1]
     block = attention.unwindowed(o, collected["maps"]["attn"], (14, 12))[0]
     total = block.sum((-1, -2))
     np.testing.assert_allclose(total[:, :, :6], 1, atol=1e-5)

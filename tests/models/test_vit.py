@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 
 from models import families, grids, transformer
 from models.build import build, example
 from models.layers import drop_rows
+from models.masks import Mask
 from models.options import Options
 from models.pixels import pixel_sums
 from tests.models import tiny
@@ -42,7 +42,7 @@ def made():
     return {name: (o := options(name), build(o), variables(o)) for name in SIZES}
 
 
-@pytest.mark.parametrize("name", ["vit", "textbook", "deit", "beit"])
+@pytest.mark.parametrize("name", ["textbook", "deit", "beit"])
 def test_images_of_a_batch_do_not_see_each_other(made, name):
     o, module, values = made[name]
     x = images()
@@ -56,7 +56,7 @@ def test_the_textbooks_layers_as_printed_mix_images_and_not_patches(made):
     o, _, values = made["textbook"]
     stack, state = transformer.blocks(o), {"params": values["params"]["blocks"]}
     x = jax.random.normal(jax.random.key(3), (2, 7, o.width))
-    ctx = {"mask": transformer_mask()}
+    ctx = {"mask": Mask(causal=False)}
 
     def printed(x):
         out, _ = stack.apply(state, {"x": x.swapaxes(0, 1)}, transformer.layers(o), ctx)
@@ -67,13 +67,7 @@ def test_the_textbooks_layers_as_printed_mix_images_and_not_patches(made):
     assert np.all(np.delete(grads, 3, 1) == 0)
 
 
-def transformer_mask():
-    from models.masks import Mask
-
-    return Mask(causal=False)
-
-
-@pytest.mark.parametrize("name", ["vit", "deit", "beit"])
+@pytest.mark.parametrize("name", ["deit", "beit"])
 def test_scanned_layers_give_the_same_numbers_with_stochastic_depth(made, name):
     o = options(name, drop_path=0.5, drop_resid=0.2)
     values, x, key = made[name][2], images(), jax.random.key(5)
@@ -97,9 +91,9 @@ def test_stochastic_depth_is_on_iff_there_is_a_key(made):
     o = options("vit", drop_path=0.9)
     module, values, x = build(o), made["vit"][2], images(4)
     run = jax.jit(lambda key: module.apply(values, {"images": x}, rngs={"dropout": key})["scores"])
-    plain = jax.jit(lambda: module.apply(values, {"images": x})["scores"])
-    reference = made["vit"][1].apply(values, {"images": x})["scores"]
-    assert o.dropout and tiny.close(plain(), reference)
+    plain = tiny.apply(module)(values, {"images": x})["scores"]
+    reference = tiny.apply(made["vit"][1])(values, {"images": x})["scores"]
+    assert o.dropout and tiny.close(plain, reference)
     assert not tiny.close(run(jax.random.key(0)), reference, 1e-3)
     assert not tiny.close(run(jax.random.key(0)), run(jax.random.key(1)), 1e-3)
 
@@ -132,21 +126,21 @@ def test_pixels_under_the_mask_are_not_seen(name):
 def test_feature_maps_are_the_states_behind_the_blocks(made):
     o, module, values = made["deit"]
     batch = {"images": images()}
-    ask = lambda *a, **k: module.apply(values, batch, *a, **k)
-    (x, _), collected = ask(method="features", mutable=["maps", "hidden"])
-    maps = ask((0, 1), method="feature_maps")
+    run = tiny.apply(module)
+    (x, _), collected = run(values, batch, method="features", mutable=("maps", "hidden"))
+    maps = jax.jit(lambda: module.apply(values, batch, (0, 1), method="feature_maps"))()
     assert [m.shape for m in maps] == [(2, 2, 3, 16)] * 2
     assert tiny.close(maps[1].reshape(2, 6, 16), collected["hidden"]["blocks"][2][:, 2:])
     weights = collected["maps"]["attn"]
     assert weights.shape == (2, 2, 2, 8, 8) and tiny.close(weights.sum(-1), jnp.ones((2, 2, 2, 8)))
     with pytest.raises(ValueError, match="no block 2"):
-        ask((2,), method="feature_maps")
+        module.apply(values, batch, (2,), method="feature_maps")
 
 
 def test_another_size_reads_resized_tables_and_the_same_size_the_table_itself(made):
     for name, shape in (("vit", (16, 7)), ("beit", (9, 20))):
         o, module, values = made[name]
-        out = module.apply(values, {"images": images(1, *shape)})["scores"]
+        out = tiny.apply(module)(values, {"images": images(1, *shape)})["scores"]
         assert out.shape == (1, 5) and np.isfinite(out).all()
     table = jax.random.normal(jax.random.key(0), (4, 5, 3))
     for method in ("bicubic", "antialias", "linear"):
@@ -162,8 +156,9 @@ def test_another_size_reads_resized_tables_and_the_same_size_the_table_itself(ma
 
 @pytest.mark.parametrize("new", [4, 7, 29])
 def test_antialiased_resizing_is_pillows(new):
+    image = pytest.importorskip("PIL.Image")
     table = np.random.default_rng(0).standard_normal((13, 13)).astype(np.float32)
-    theirs = np.asarray(Image.fromarray(table).resize((new, new), Image.Resampling.BICUBIC))
+    theirs = np.asarray(image.fromarray(table).resize((new, new), image.Resampling.BICUBIC))
     ours = grids.resize(jnp.asarray(table)[..., None], (new, new), "antialias")[..., 0]
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
@@ -196,14 +191,14 @@ def test_sines_tell_rows_from_columns():
     o = options("vit", positions="sinusoidal_2d", cls_token=False, pool="mean", registers=1)
     values = variables(o)
     assert "positions" not in values["params"]["embed"]
-    assert build(o).apply(values, {"images": images()})["scores"].shape == (2, 5)
+    assert tiny.apply(build(o))(values, {"images": images()})["scores"].shape == (2, 5)
 
 
 def test_the_pixel_head_gives_images_and_its_loss_counts_masked_pixels():
     o = options("vit", head="pixels", mask_token=True)
     module, values, x = build(o), variables(o), images()
     masked = jnp.zeros((2, 6), int).at[0, 1].set(1)
-    made = module.apply(values, {"images": x, "masked": masked})["pixels"]
+    made = tiny.apply(module)(values, {"images": x, "masked": masked})["pixels"]
     assert made.shape == x.shape
     total, count = pixel_sums(x, made, masked, o.patch_sides)
     assert count == 16
