@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from models.decoder import Decoder
+from models.dvae import DVAE
 from models.efficientnet import EfficientNet
 from models.encdec import EncoderDecoder
 from models.encoder import Encoder
@@ -16,11 +17,11 @@ from models.swin import Swin
 from models.vit import ViT
 
 KINDS = {
-    "decoder": Decoder, "encoder": Encoder, "encdec": EncoderDecoder, "vit": ViT, "swin": Swin,
-    "resnet": ResNet, "efficientnet": EfficientNet,
+    "decoder": Decoder, "encoder": Encoder, "encdec": EncoderDecoder, "resnet": ResNet,
+    "efficientnet": EfficientNet, "vit": ViT, "swin": Swin,
+    "dvae": DVAE,
 }  # fmt: skip
-
-IMAGES = ("vit", "swin", "resnet", "efficientnet")  # kinds of models that read images
+IMAGES = ("resnet", "efficientnet", "vit", "swin", "dvae")  # kinds that read `images`
 
 
 def build(o: Options) -> nn.Module:

@@ -1,7 +1,7 @@
 """The values that the named options of `models.options` may take."""
 
 CHOICES = {
-    "kind": ("decoder", "encoder", "encdec", "vit", "swin", "resnet", "efficientnet"),
+    "kind": ("decoder", "encoder", "encdec", "resnet", "efficientnet", "vit", "swin", "dvae"),
     "norm": ("layer", "rms", "batch"),
     "norm_place": ("pre", "post", "none"),
     "act": ("gelu", "gelu_tanh", "relu", "silu", "tanh", "relu6", "quick_gelu", "identity"),
@@ -36,5 +36,6 @@ HEADS = {  # by the kind of model
     "efficientnet": ("none", "classify"),
     "vit": ("classify", "distilled", "none", "masked", "pixels"),
     "swin": ("classify", "none", "pixels"),
+    "dvae": ("none",),
 }
 POOLED = ("none", "pretrain", "pair", "classify", "choice")  # heads that read the pooler

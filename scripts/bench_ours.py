@@ -23,7 +23,7 @@ from models.build import build as build_model
 from models.build import count, example
 from models.options import Options
 from models.settings import Settings
-from scripts import bench_plain
+from scripts import bench_pictures, bench_plain
 from scripts.bench_serve import matmul_rate, serve, timed
 from train import lm
 from train.core import config as configs
@@ -46,7 +46,7 @@ def recipe(job: dict):
     names = ("b1", "b2", "eps", "weight_decay", "clip", "lr")
     config = ConfigDict(
         dict(
-            loop="lm",
+            loop="vision" if job["model"]["kind"] in bench_pictures.KINDS else "lm",
             seed=0,
             steps=1000,
             batch=job["batch"],
@@ -60,8 +60,10 @@ def recipe(job: dict):
 
 
 def task(config, job: dict):
-    """The language-modelling task on random tokens; there is nothing held out."""
+    """The language-modelling task on random tokens, or the images' one; there is nothing held out."""
     o = Options.of(config.model.to_dict())
+    if o.kind in bench_pictures.KINDS:
+        return bench_pictures.task(config, o, job)
     batch = lambda step: rows(o.vocab, job["batch"], job["length"], step)
     stream = types.SimpleNamespace(batch=batch, fingerprint={})
     made = lm.make_task(config, o, None, stream, None)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from scripts import bench_torch
+from scripts import bench_pictures, bench_torch
 from scripts.bench_serve import matmul_rate, serve, timed
 
 
@@ -59,8 +59,9 @@ class Train:
         torch.manual_seed(0)
         began = time.perf_counter()
         self.version = f"torch {torch.__version__}"
+        self.images = job["model"]["kind"] in bench_pictures.KINDS
         if job["peer"] == "transformers":
-            self.model, name = reference(job)
+            self.model, name = bench_pictures.reference(job) if self.images else reference(job)
             self.version = f"{name}, {self.version}"
         else:
             self.model = bench_torch.GPT(job["model"])
@@ -85,9 +86,13 @@ class Train:
 
     def advance(self):
         job = self.job
-        tokens, targets = batch(job["model"]["vocab"], job["batch"], job["length"], self.done)
         with cast(job):
-            loss = self.loss(tokens, targets)
+            if self.images:
+                loss = bench_pictures.loss(self.run, job, self.done)
+            else:
+                loss = self.loss(
+                    *batch(job["model"]["vocab"], job["batch"], job["length"], self.done)
+                )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if job["clip"]:

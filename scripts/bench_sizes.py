@@ -11,11 +11,15 @@ SMALL = {
     ("llama", "12m"): dict(
         vocab=4096, context=256, layers=6, width=384, heads=6, kv_heads=2, ff=1024
     ),
+    ("resnet", "tiny"): dict(
+        depths=(1, 1), widths=(8, 8), strides=(1, 2), stem=(8,), stem_kernel=7, stem_stride=2,
+        stem_pool=True, image_size=32, labels=10,
+    ),
     ("llama", "tiny"): dict(
         vocab=256, context=64, layers=2, width=32, heads=4, kv_heads=2, ff=96
     ),
 }  # fmt: skip
-QUIET = dict(drop_embed=0.0, drop_attn=0.0, drop_resid=0.0, drop_head=0.0)
+QUIET = dict(drop_embed=0.0, drop_attn=0.0, drop_resid=0.0, drop_head=0.0, drop_path=0.0)
 
 
 def options(family: str, size: str, **changes) -> Options:

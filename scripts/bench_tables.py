@@ -69,9 +69,11 @@ def train(result: dict) -> str:
             f"{info['first_loss']:.4f}",
         ])  # fmt: skip
     what = "CPU-s" if metric == "cpu" else "wall s"
+    each = f" x {result['length']}" if result["length"] > 1 else " images"
     head = [
-        f"{result['family']} {result['size']}, {result['batch']} x {result['length']}",
-        "CPU-s a step", "wall s a step", f"share of matmul peak ({what})", f"tokens per {what}",
+        f"{result['family']} {result['size']}, {result['batch']}{each}",
+        "CPU-s a step", "wall s a step", f"share of matmul peak ({what})",
+        f"{'tokens' if result['length'] > 1 else 'images'} per {what}",
         "peak GB", "trace + compile s", "s to first step", "first loss",
     ]  # fmt: skip
     parts = [grid(head, rows), against(result, metric)]
@@ -128,7 +130,10 @@ def peak_line(result) -> str:
         for cores, rate in found.items()
     ]
     flops = f"{result['flops'] / 1e9:.1f} GFLOP a step"
-    return f"Matmul peak, GFLOP/s: {', '.join(said)}; {flops} (6 N + 12 L T D a token)."
+    rule = (
+        "6 N + 12 L T D a token" if result["length"] > 1 else "three times XLA's count of forward"
+    )
+    return f"Matmul peak, GFLOP/s: {', '.join(said)}; {flops} ({rule})."
 
 
 def first_line(result) -> str:

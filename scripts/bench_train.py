@@ -17,7 +17,9 @@ of a thread per core. `--threads 2`: torch has two, and wall is compared; for a 
 
 Settings of the peers, all float32 unless they say otherwise: `stock` as installed; `compile`
 torch.compile on top; `best` preloads the two lines that let MKL use all of an AMD processor and takes
-the fused AdamW; `best-compile` both; `bf16` is `best` under bfloat16 autocast. `--dtype` is ours:
+the fused AdamW; `best-compile` both; `bf16` is `best` under bfloat16 autocast, `channels-last` `best`
+with convolutions in that layout. Models of images are families like the others (`--family resnet --size
+50`); they read random images, and rates are images a second. `--dtype` is ours:
 bfloat16 runs the matrix products' operands in it and keeps activations in float32.
 """
 
@@ -25,12 +27,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from scripts import bench_first, bench_lanes, bench_sizes, bench_tables
+from scripts import bench_first, bench_lanes, bench_pictures, bench_sizes, bench_tables
 from scripts.bench_lanes import Lane, say
 
 HELP = "a training step against transformers and a plain torch GPT: time, memory, compilation"
 PEERS = ("transformers", "nanogpt", "none")
-SETTINGS = ("stock", "compile", "best", "best-compile", "bf16")
+SETTINGS = ("stock", "compile", "best", "best-compile", "bf16", "channels-last")
 RECIPE = dict(b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, lr=3e-4)
 
 
@@ -68,6 +70,10 @@ def run(args) -> int:
 
 def measure(args) -> dict:
     """The whole benchmark as a dict; `scripts.bench_tables.train` reads it."""
+    if bench_sizes.options(args.family, args.size).kind in bench_pictures.KINDS:
+        args.length = 1
+        if "nanogpt" in args.against:
+            raise ValueError("nanogpt reads no images; --against transformers")
     with tempfile.TemporaryDirectory() as folder:
         lanes = ours(args, Path(folder)) + peers(args, Path(folder))
         rates = {} if args.no_peak else peaks(args, Path(folder))

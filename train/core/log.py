@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from train.core.board import Board
 
 METRICS, REPLACED = "metrics.jsonl", "metrics.replaced.jsonl"
-SPEED = "tokens_per_second"
+SPEEDS = ("tokens_per_second", "images_per_second")
 
 
 def read(workdir) -> list:
@@ -97,7 +97,7 @@ class Logger:
     def metrics(self, step: int, values) -> None:
         """Records `{name: number}` after `step` updates.
 
-        Shown are `loss` and `tokens_per_second`; a call without `loss` is an evaluation, and all of
+        Shown are `loss` and the speed; a call without `loss` is an evaluation, and all of
         its numbers are said.
         """
         if not self.first:
@@ -180,13 +180,15 @@ class Logger:
         if "loss" not in row:  # an evaluation: its numbers are the news
             self.say(f"step {step}  " + "  ".join(f"{name} {row[name]:.4f}" for name in row))
             return
-        self._shown |= {name: row[name] for name in ("loss", SPEED) if name in row}
+        self._shown |= {name: row[name] for name in ("loss", *SPEEDS) if name in row}
         now = time.monotonic()
         self._begin = self._begin or (now, step)
         done, elapsed = step - self._begin[1], now - self._begin[0]
         left = elapsed / done * (self.steps - step) if done > 0 else math.nan
         loss = f"loss {self._shown['loss']:.4f}" if "loss" in self._shown else ""
-        rate = f"{self._shown[SPEED]:,.0f} tokens/s" if SPEED in self._shown else ""
+        speed = next((name for name in SPEEDS if name in self._shown), "")
+        unit = speed.partition("_")[0]
+        rate = f"{self._shown[speed]:,.0f} {unit}/s" if speed else ""
         if self._bar:
             self._bar.update(0, completed=step, loss=loss, rate=rate, left=f"{_clock(left)} left")
             return

@@ -1,4 +1,4 @@
-"""What every loop over tokens does around its own objective.
+"""What every loop over tokens or pictures does around its own objective.
 
 A loop keeps what is its own (which options and data fit each other, the loss, its totals and its
 evaluators) and takes the rest from here:
@@ -51,7 +51,8 @@ def task(model, tokenizer, stream, **own) -> Task:
 
     own: the other fields of `train.core.state.Task`: `loss` and `totals` always, `evaluators` and
     what differs from a fresh model, all of whose parameters are trained: `init`, `frozen`, `rules`,
-    `based`, `adopt`; `flops` where a step costs more than `flops` below says.
+    `based`, `adopt`, `adapt`; `flops` where a step costs more than `flops` below says; `assets` where
+    there is no tokenizer.
     """
 
     def init(key):

@@ -81,8 +81,8 @@ def flops_per_token(o: Options, length: int) -> float:
 class Meter:
     """Rates between two readings; what happens while `paused` (evaluation, saving) doesn't count."""
 
-    def __init__(self, peak: float, clock=time.perf_counter):
-        self.peak, self.clock = peak, clock
+    def __init__(self, peak: float, clock=time.perf_counter, unit: str = "tokens"):
+        self.peak, self.clock, self.unit = peak, clock, unit
         self.reset()
 
     def reset(self):
@@ -108,12 +108,15 @@ class Meter:
             self.start += self.clock() - before
 
     def read(self) -> dict[str, float]:
-        """`tokens_per_second`, `step_seconds` and, where a peak is known, `mfu`, since the last reading."""
+        """`tokens_per_second` (or another unit), `step_seconds` and `mfu`, since the last reading.
+
+        The latter only where a peak is known.
+        """
         seconds = self.clock() - self.start
         rates = {}
         if self.steps and seconds > 0:
             rates = {
-                "tokens_per_second": self.tokens / seconds,
+                f"{self.unit}_per_second": self.tokens / seconds,
                 "step_seconds": seconds / self.steps,
             }
             if self.flops and self.peak:

@@ -7,8 +7,8 @@ differ. Optimizers with a rule per tensor (Adafactor, LAMB, Muon) treat each lay
 array as a tensor of its own, so both forms make the same updates.
 
 The order of a step: frozen entries drop out, the global norm of the rest is clipped, the rule,
-decoupled weight decay (for `lamb` inside the trust ratio, for `sgd` added to the gradient as
-torch does), the learning rate, the multipliers.
+decoupled weight decay (for `lamb` inside the trust ratio, for `sgd` and `rmsprop` added to the
+gradient as torch does), the learning rate, the multipliers.
 """
 
 import re
@@ -18,7 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from train.core.config import OPTIMIZERS
 from train.core.errors import nearest
+from train.core.schedules import schedule
 
 _STACKED = re.compile(r"(^|/)blocks/(?!\d+(/|$))")
 _PROJECTION = re.compile(r"(^|/)(q|k|v)/(kernel|bias)$")
@@ -50,50 +52,6 @@ def build(optim, steps: int, params) -> tuple:
     return transform, rate
 
 
-def schedule(optim, steps: int):
-    """step -> learning rate, a float32 scalar; step counts from 0.
-
-    For `warmup` steps the rate is lr * (step + 1) / warmup, so that no step is lost. Then, with
-    `end` as a share of lr and n the steps since the warm-up:
-
-    - `cosine`, `linear`: down to end * lr at step `decay_steps` (0: at the last step), then flat;
-    - `constant`: lr;
-    - `wsd` (warm-up, stable, decay): lr, then linearly to end * lr over the last `decay_steps`
-      steps (0: the last tenth);
-    - `inverse_root`: lr * sqrt(h / max(step + 1, h)) with h = `decay_steps` (0: `warmup`). With
-      lr = (width * warmup) ** -0.5 this is Vaswani et al. 2017; with warmup 0, h 10000 and lr 0.01
-      it is T5's 1 / sqrt(max(n, 10^4)).
-    """
-    lr, warmup, name = optim.lr, optim.warmup, optim.schedule
-    last = max((optim.decay_steps or steps) - warmup, 1)
-    if name == "cosine":
-        after = optax.cosine_decay_schedule(lr, last, alpha=optim.end)
-    elif name == "linear":
-        after = optax.linear_schedule(lr, lr * optim.end, last)
-    elif name == "constant":
-        after = optax.constant_schedule(lr)
-    elif name == "wsd":
-        length = optim.decay_steps or max(steps // 10, 1)
-        begin = max(steps - length - warmup, 0)
-        after = optax.linear_schedule(lr, lr * optim.end, length, transition_begin=begin)
-    elif name == "inverse_root":
-        half = max(optim.decay_steps or warmup, 1)
-
-        def after(step):
-            return lr * jnp.sqrt(half / jnp.maximum(step + warmup + 1.0, half))
-    else:
-        known = ("cosine", "linear", "inverse_root", "wsd", "constant")
-        raise ValueError(f'optim.schedule is "{name}"; {nearest(name, known)}')
-
-    def rate(step):
-        step = jnp.asarray(step)
-        ramp = lr * (step + 1.0) / max(warmup, 1)
-        value = jnp.where(step < warmup, ramp, after(jnp.maximum(step - warmup, 0)))
-        return value.astype(jnp.float32)
-
-    return rate
-
-
 def _rule(optim, decay):
     """The named optimizer without clipping and learning rate; `decay` is a tree of factors."""
     name, dtype = optim.name, jnp.dtype(optim.state_dtype)
@@ -112,9 +70,11 @@ def _rule(optim, decay):
     elif name == "sgd":
         momentum = optax.trace(optim.b1, accumulator_dtype=dtype) if optim.b1 else None
         parts = [decayed, momentum]
+    elif name == "rmsprop":  # Tieleman and Hinton 2012, with momentum as in TensorFlow
+        scaled = optax.scale_by_rms(optim.b2, optim.eps, initial_scale=1.0)
+        parts = [decayed, scaled, optax.trace(optim.b1, accumulator_dtype=dtype)]
     else:
-        known = ("adamw", "adafactor", "lion", "lamb", "muon", "sgd")
-        raise ValueError(f'optim.name is "{name}"; {nearest(name, known)}')
+        raise ValueError(f'optim.name is "{name}"; {nearest(name, OPTIMIZERS)}')
     return optax.chain(*(part for part in parts if part is not None))
 
 

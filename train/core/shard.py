@@ -24,7 +24,7 @@ AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ROWS
 
 RULES = (
-    (r"embed/tokens/embedding$", P("tensor", "fsdp")),
+    (r"(embed|decoder)/tokens/embedding$", P("tensor", "fsdp")),
     (r"embed/(positions|types)/embedding$", P(None, "fsdp")),
     (r"relative/embedding$", P(None, "tensor")),
     (r"embed/(cls|dist|mask|registers)$", P(None)),

@@ -5,6 +5,7 @@ A resume takes everything and refuses another seed, data, tokenizer, batch or mo
 parameters only: step, optimiser and data begin anew.
 """
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping
@@ -39,20 +40,24 @@ def begin(config, task: Task, plan: Plan, checkpoints, say) -> tuple[State, int]
     init = {} if task.based else config.get("init", {})
     if init.get("checkpoint", ""):
         source = checkpoint.find(init["checkpoint"], say)
-        given, _ = checkpoint.load_params(source)
+        given, extra = checkpoint.load_params(source)
     elif init.get("reference", ""):
         from models import interop
 
         source = init["reference"]
-        given = interop.load(source).variables["params"]
+        extra = dict(interop.load(source).variables)
+        given = extra.pop("params")
     else:
         return jax.jit(plan.fresh, out_shardings=plan.shardings)(), 0
     say(f"starting from the parameters of {source}")
-    return adopt(given, task, plan, say, str(source), config.get("allow_cast", False)), 0
+    cast = config.get("allow_cast", False)
+    return adopt(given, task, plan, say, str(source), cast, extra), 0
 
 
-def adopt(given: Mapping, task: Task, plan: Plan, say, source: str, cast=False) -> State:
+def adopt(given: Mapping, task: Task, plan: Plan, say, source, cast=False, extra=None) -> State:
     """A state at step 0 with the given parameters (any form) and a new optimiser.
+
+    `extra` (batch statistics) is taken where the model has all of it, in the same shapes.
 
     Parameters that `task.adopt` matches may be missing and stay fresh, and so do scores of other
     labels (another shape); others that are missing, or have another shape or (unless `cast`) type,
@@ -61,6 +66,8 @@ def adopt(given: Mapping, task: Task, plan: Plan, say, source: str, cast=False) 
     given = forms.flat(forms.apart(forms.nest(given)))
     wanted = jax.eval_shape(forms.apart, forms.nest(plan.abstract.params))
     placed = forms.flat(shard.params(wanted, plan.mesh, task.rules))
+    if task.adapt:
+        given = task.adapt(given, {name: x.shape for name, x in forms.flat(wanted).items()})
     new = []
     for name, x in forms.flat(wanted).items():
         other = name in given and name.startswith("score/") and given[name].shape != x.shape
@@ -89,10 +96,23 @@ def adopt(given: Mapping, task: Task, plan: Plan, say, source: str, cast=False) 
         if name in given
     }
 
-    def make(taken):
-        return plan.fresh(forms.replaced(plan.fresh().params, taken))
+    kept = _matching(extra or {}, plan)
 
-    return jax.jit(make, out_shardings=plan.shardings)(taken)
+    def make(taken, kept):
+        state = plan.fresh(forms.replaced(plan.fresh().params, taken))
+        return dataclasses.replace(state, extra=kept) if jax.tree.leaves(kept) else state
+
+    return jax.jit(make, out_shardings=plan.shardings)(taken, kept)
+
+
+def _matching(extra: Mapping, plan: Plan):
+    """The given collections as the plan's, laid out on its mesh, or {} where names or shapes differ."""
+    given, rows = forms.flat(forms.nest(extra)), forms.flat(plan.abstract.extra)
+    if not rows or any(given.get(n) is None or given[n].shape != x.shape for n, x in rows.items()):
+        return {}
+    return jax.tree_util.tree_map_with_path(
+        lambda keys, where: _put(given[shard.path(keys)], where), plan.shardings.extra
+    )
 
 
 def _put(x, where):

@@ -63,9 +63,11 @@ class Task:
     flops(batch) -> model floating point operations of one step, or None.
     assets(folder): writes what a checkpoint needs to describe itself (the tokenizer).
     rules: the sharding table of the parameters. adopt: names of parameters (regex) that may start
-    fresh when a run starts from other weights. based: the weights that config.init names are in
+    fresh when a run starts from other weights. adapt(given, shapes) -> given: brings such weights,
+    {path: array}, to the model's {path: shape}. based: the weights that config.init names are in
     `frozen` already, and the parameters start fresh. given() -> the parameters that a run starts
-    from, where they are not what config.init names; None otherwise.
+    from, where they are not what config.init names; None otherwise. unit: what a batch's speed is
+    counted in.
     """
 
     init: Callable
@@ -81,6 +83,8 @@ class Task:
     assets: Callable | None = None
     rules: tuple = shard.RULES
     adopt: str = r"^(score|head)/"
+    adapt: Callable | None = None
+    unit: str = "tokens"
     based: bool = False
     given: Callable | None = None
 

@@ -1,0 +1,156 @@
+"""Readers of files that hold many pictures: IDX, Parquet, ArrayRecord, and the hub's data sets.
+
+Each gives (raw, labels, class names): `raw(i)` the bytes of picture i, labels as they are written.
+"""
+
+import gzip
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from train.data import records
+
+IMAGE = ("image", "img", "image/encoded", "jpg", "png")
+LABEL = ("label", "labels", "image/class/label", "fine_label", "target", "cls")
+PARTS = {"train": "train", "validation": "valid", "valid": "valid", "val": "valid", "test": "valid"}
+
+
+def idx(folder, name) -> np.ndarray | None:
+    """The array of an IDX file (LeCun's format: magic, sizes, uint8), or None if there is none."""
+    found = sorted(Path(folder).glob(f"{name}-idx*-ubyte*"))
+    if not found:
+        return None
+    path = found[0]
+    try:
+        raw = gzip.open(path).read() if path.suffix == ".gz" else path.read_bytes()
+        if raw[:3] != b"\x00\x00\x08":
+            raise ValueError("no IDX file of bytes")
+        shape = np.frombuffer(raw, ">u4", raw[3], 4)
+        return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
+    except (OSError, EOFError, ValueError, IndexError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+class Rows:
+    """The pictures of Parquet files, by row; one row group is held at a time."""
+
+    def __init__(self, files, column, groups):
+        self.files, self.column, self.groups = files, column, groups
+        self.starts = np.cumsum([0] + [count for _, _, count in groups])
+
+    def __call__(self, number: int) -> bytes:
+        group = int(np.searchsorted(self.starts, number, "right")) - 1
+        file, index, _ = self.groups[group]
+        value = _group(str(self.files[file]), index, self.column)[number - self.starts[group]]
+        return value["bytes"] if isinstance(value, dict) else value
+
+
+@lru_cache(maxsize=4)
+def _group(path, index, column) -> list:
+    from pyarrow.parquet import ParquetFile
+
+    return ParquetFile(path).read_row_group(index, [column]).column(0).to_pylist()
+
+
+def parquet(files) -> tuple:
+    """Pictures in Parquet files: small row groups read faster in random order."""
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise ValueError(
+            f"{files[0]}: Parquet needs the package pyarrow, which is missing: pip install pyarrow"
+        ) from error
+    groups, labels, image = [], [], ""
+    for number, path in enumerate(files):
+        try:
+            file = ParquetFile(path)
+            image = _one(IMAGE, file.schema_arrow.names, path)
+            label = _one(LABEL, file.schema_arrow.names, path)
+            labels += file.read([label]).column(0).to_pylist()
+            sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+            groups += [(number, g, size) for g, size in enumerate(sizes)]
+        except (ArrowException, OSError) as error:
+            raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
+    return Rows([Path(f) for f in files], image, groups), labels, ()
+
+
+def _one(names, columns, path) -> str:
+    found = [name for name in names if name in columns]
+    if not found:
+        raise ValueError(f"{path} has columns {', '.join(columns)}; expected {' or '.join(names)}")
+    return found[0]
+
+
+class Records:
+    """The pictures of ArrayRecord files."""
+
+    def __init__(self, files):
+        self.files = [records.File(path) for path in files]
+        self.starts = np.cumsum([0] + [file.count for file in self.files])
+
+    def read(self, number: int) -> dict:
+        """The features of a record."""
+        file = int(np.searchsorted(self.starts, number, "right")) - 1
+        return self.files[file][number - self.starts[file]]
+
+    def __call__(self, number: int) -> bytes:
+        found = self.read(number)
+        return found[_one(IMAGE, found, f"record {number}")][0]
+
+
+def array_record(files) -> tuple:
+    """Pictures in ArrayRecord files; every record is read once for its label."""
+    raw, labels = Records(files), []
+    for number in range(int(raw.starts[-1])):
+        found = raw.read(number)
+        values = found[_one(LABEL, found, f"{files[0]}, record {number}")]
+        values = [v.decode() if isinstance(v, bytes) else v for v in values]
+        labels.append(values[0] if len(values) == 1 else values)
+    return raw, labels, ()
+
+
+class Hub:
+    """The encoded pictures of a hub data set."""
+
+    def __init__(self, rows, column):
+        self.rows, self.column = rows, column
+
+    def __call__(self, number: int):
+        value = self.rows[number][self.column]
+        return value["bytes"] or value["path"]
+
+
+def hub(source: str) -> dict:
+    """{part: pictures} of hub:OWNER/NAME[:CONFIG]; offline, whatever the library has cached."""
+    name, config = (source.split(":")[1:] + [""])[:2]
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError(
+            f"{source}: a hub data set needs the extra hub: pip install -e '.[hub]'"
+        ) from error
+    try:
+        whole = datasets.load_dataset(name, config or None)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ValueError(f"{source} cannot be loaded ({type(error).__name__}: {reason})") from error
+    made = {}
+    for part, rows in whole.items():
+        part = PARTS.get(part)
+        if part is None or part in made:
+            continue
+        image, label = (_one(names, rows.column_names, source) for names in (IMAGE, LABEL))
+        classes = tuple(getattr(rows.features[label], "names", ()) or ())
+        values = list(rows[label])
+        rows = rows.cast_column(image, datasets.Image(decode=False))
+        made[part] = Hub(rows, image), values, classes
+    return made
+
+
+KINDS = {
+    ".parquet": parquet,
+    ".array_record": array_record,
+    ".arrayrecord": array_record,
+}

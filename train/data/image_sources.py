@@ -1,0 +1,237 @@
+"""Where pictures and their labels come from; nothing is decoded here.
+
+    mnist                       10,000 embedded digits
+    fashion-mnist               data/fashion-mnist, which `scripts.prepare fetch fashion-mnist` brings
+    FOLDER                      folders named by class, in train/ and valid/ (or val/, test/) or at
+                                once; or IDX files as MNIST has them; or Parquet or ArrayRecord files
+    FILE.npz                    x (or images) uint8 [N,H,W(,C)] and y (or labels); x_test, y_test
+    FILE.parquet                columns image (bytes, or bytes in `bytes`) and label
+    FILE.array_record           `tf.train.Example`s with image and label (TensorFlow Datasets')
+    hub:OWNER/NAME[:CONFIG]     the hub's data sets, the extra `hub`
+
+A label is a class's number or name, or a list of them (`config.data.task=multilabel`).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from train.data import image_files
+
+FOLDER = Path(__file__).parent / "embedded"
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+HELD = ("valid", "val", "validation", "test")
+
+
+@dataclasses.dataclass
+class Images:
+    """N pictures: `raw(i)` gives bytes, a path or uint8 pixels, `place(i)` names picture i.
+
+    targets: int32 [N], or float32 [N,C] of 0 and 1 where a picture may have many labels. pixels:
+    uint8 [N,H,W,C] where all are at hand and of one size, else None. `raw` can be pickled.
+    """
+
+    source: str
+    raw: Callable
+    place: Callable
+    targets: np.ndarray
+    labels: tuple
+    pixels: np.ndarray | None = None
+
+    def __len__(self):
+        return len(self.targets)
+
+    def take(self, numbers) -> "Images":
+        """Some of the pictures."""
+        numbers = np.asarray(numbers)
+        pixels = None if self.pixels is None else self.pixels[numbers]
+        chosen = Chosen(self.raw, numbers), Chosen(self.place, numbers)
+        return dataclasses.replace(
+            self, raw=chosen[0], place=chosen[1], targets=self.targets[numbers], pixels=pixels
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """`function(numbers[i])`; a class, so that it can be sent to a worker."""
+
+    function: Callable
+    numbers: np.ndarray
+
+    def __call__(self, number):
+        return self.function(int(self.numbers[number]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """`items[i]`."""
+
+    items: object
+
+    def __call__(self, number):
+        return self.items[number]
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """Names a picture by its number in a source."""
+
+    source: str
+
+    def __call__(self, number):
+        return f"{self.source}, picture {number}"
+
+
+def read(source: str, many: bool = False) -> dict[str, Images]:
+    """{"train": ..., and "valid" where the source has a held-out part}.
+
+    many: labels are lists of classes. ValueError or FileNotFoundError say what is wrong.
+    """
+    if source == "mnist":
+        return arrays(source, FOLDER / "mnist10k.npz")
+    if source == "fashion-mnist":
+        return _idx(Path("data/fashion-mnist"), source)
+    if source.startswith("hub:"):
+        return _columns(image_files.hub(source), source, many)
+    path = Path(source)
+    if path.is_file():
+        if path.suffix == ".npz":
+            return arrays(source, path)
+        kind = image_files.KINDS.get(path.suffix)
+        if not kind:
+            known = ", ".join((".npz", *image_files.KINDS))
+            raise ValueError(f"{source}: {path.suffix!r} holds no pictures; expected {known}")
+        return _columns({"train": kind([path])}, source, many)
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"no pictures at {source!r}: neither a file nor a folder, nor mnist or fashion-mnist"
+        )
+    return _folder(path, source, many)
+
+
+def arrays(source: str, path) -> dict[str, Images]:
+    """The pictures of an npz file; pickled objects are not loaded."""
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            held = {name: found[name] for name in found.files}
+    except (OSError, ValueError, EOFError, KeyError) as error:
+        raise ValueError(f"{path} is not a readable npz file: {error}") from error
+    made = {}
+    for part, ending in (("train", ""), ("train", "_train"), ("valid", "_test")):
+        names = [(x + ending, y + ending) for x, y in (("x", "y"), ("images", "labels"))]
+        for x, y in names:
+            if x in held and y in held:
+                made[part] = in_memory(source, held[x], held[y])
+    if "train" not in made:
+        raise ValueError(
+            f"{path} has {', '.join(held) or 'nothing'}; expected x and y, or images and labels"
+        )
+    return made
+
+
+def in_memory(source: str, pixels, targets, labels=()) -> Images:
+    """Pictures as uint8 [N,H,W] or [N,H,W,C]; ValueError for other arrays."""
+    pixels, targets = np.asarray(pixels), np.asarray(targets)
+    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4):
+        raise ValueError(
+            f"{source} holds pictures as {pixels.dtype} {list(pixels.shape)}; expected uint8 "
+            "[N,H,W] or [N,H,W,C]"
+        )
+    pixels = pixels[..., None] if pixels.ndim == 3 else pixels
+    if len(targets) != len(pixels) or not len(pixels):
+        raise ValueError(f"{source} has {len(pixels)} pictures and {len(targets)} labels")
+    many = targets.ndim == 2
+    classes = targets.shape[1] if many else int(targets.max()) + 1
+    labels = labels or tuple(str(i) for i in range(classes))
+    targets = targets.astype(np.float32 if many else np.int32)
+    return Images(source, Item(pixels), Named(source), targets, labels, pixels)
+
+
+def _idx(path, source) -> dict[str, Images]:
+    if not (path / "train-images-idx3-ubyte.gz").is_file() and source == "fashion-mnist":
+        raise FileNotFoundError(
+            f"{path} is not there; python -m scripts.prepare fetch fashion-mnist brings it"
+        )
+    made = {}
+    for part, name in (("train", "train"), ("valid", "t10k")):
+        x, y = (image_files.idx(path, f"{name}-{kind}") for kind in ("images", "labels"))
+        if x is not None and y is not None:
+            made[part] = in_memory(source, x, y)
+    return made
+
+
+def _folder(path, source, many) -> dict[str, Images]:
+    if any(path.glob("train-images*")):
+        return _idx(path, source)
+    for suffix, kind in image_files.KINDS.items():
+        files = sorted(path.rglob(f"*{suffix}"))
+        if files:
+            held = [f for f in files if _held(f.relative_to(path))]
+            rest = [f for f in files if f not in held]
+            found = {"train": kind(rest)} if rest else {}
+            return _columns({**found, **({"valid": kind(held)} if held else {})}, source, many)
+    folders = {p.name: p for p in sorted(path.iterdir()) if p.is_dir()}
+    if "train" not in folders:
+        return {"train": _classes(path, None)}
+    made = {"train": _classes(folders["train"], None)}
+    held = next((folders[name] for name in HELD if name in folders), None)
+    if held is not None:
+        made["valid"] = _classes(held, made["train"].labels)
+    return made
+
+
+def _held(path) -> bool:
+    text = str(path).lower()
+    return any(text.startswith(name) or f"-{name}" in text or f"/{name}" in text for name in HELD)
+
+
+def _classes(path, labels) -> Images:
+    """A folder of folders, one for each class; `labels` are the training part's."""
+    folders = [p for p in sorted(path.iterdir()) if p.is_dir()]
+    labels = labels or tuple(p.name for p in folders)
+    files, targets = [], []
+    for folder in folders:
+        if folder.name not in labels:
+            raise ValueError(f"{folder} is a class that the training part does not have")
+        found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+        files += [str(p) for p in found]
+        targets += [labels.index(folder.name)] * len(found)
+    if not files:
+        raise ValueError(
+            f"{path} has no folder of pictures; expected a folder for each class with files "
+            f"{' '.join(SUFFIXES[:4])} ..."
+        )
+    return Images(str(path), Item(files), Item(files), np.asarray(targets, np.int32), labels)
+
+
+def _columns(parts, source, many) -> dict[str, Images]:
+    """Parts of (raw, labels as written, class names if known) with their labels numbered."""
+    if "train" not in parts:
+        raise ValueError(f"{source} has {', '.join(parts) or 'no part'}; expected a part train")
+    made, labels = {}, parts["train"][2]
+    for part in sorted(parts, key=lambda name: name != "train"):
+        raw, values, known = parts[part]
+        if not len(values):
+            raise ValueError(f"{source} has no picture in its part {part}")
+        rows = [list(v) for v in values] if many else [[v] for v in values]
+        if not many and any(isinstance(v, (list, tuple)) for v in values):
+            raise ValueError(f"{source} has lists of labels; use --config.data.task=multilabel")
+        if not labels:
+            flat = {v for row in rows for v in row}
+            whole = all(isinstance(v, int) for v in flat)
+            labels = tuple(range(max(flat) + 1)) if whole else tuple(sorted(flat))
+        index = {name: n for n, name in enumerate(labels)}
+        index |= {n: n for n in range(len(labels))} if known or isinstance(labels[0], int) else {}
+        strange = next((v for row in rows for v in row if v not in index), None)
+        if strange is not None:
+            raise ValueError(f"{source} has the label {strange!r} in {part} and not in training")
+        targets = np.asarray([index[row[0]] if row else 0 for row in rows], np.int32)
+        if many:
+            targets = np.zeros((len(rows), len(labels)), np.float32)
+            for n, row in enumerate(rows):
+                targets[n, [index[v] for v in row]] = 1
+        names = tuple(str(name) for name in labels)
+        made[part] = Images(source, raw, Named(f"{source} ({part})"), targets, names)
+    return made
