@@ -85,8 +85,8 @@ def _tiny(config):
     """Two cores, about a minute, the embedded digits."""
     config.update(steps=500, batch=64)
     config.model = families.row(
-        "swin", "t", image_size=28, channels=1, patch=2, side=7, layers=4, width=32, heads=2,
-        depths=(2, 2), stage_heads=(2, 4), drop_path=0.05, labels=10,
+        "swin", "t", image_size=28, channels=1, patch=4, side=4, layers=4, width=48, heads=3,
+        depths=(2, 2), stage_heads=(3, 6), drop_path=0.05, labels=10,
     )  # fmt: skip
     config.data.update(source="mnist", mean=(0.13,), deviation=(0.31,), crop_share=1.0, workers=0)
     config.augment = dict(crop="shift", pad=2, erase=0.25)

@@ -59,7 +59,7 @@ def test_what_is_needed_comes_before(runs):
             assert need in map(str, folders[:number]), run.name
             assert f"seed={run.seed}" in need
     steps = {(run.settings.data.labelled, run.settings.steps) for run in found}
-    assert steps >= {(0.01, 150), (0.1, 400), (1.0, 1410)}
+    assert steps >= {(0.01, 120), (0.1, 300), (1.0, 1410)}
     whole = [
         run for run in found if run.settings.data.labelled == 1.0 and run.settings.loop == "vision"
     ]

@@ -11,6 +11,7 @@ from eval import images as scoring
 from eval import probe
 from models import families
 from models.options import Options
+from scripts import probe as command
 from tests.train import toy
 from train import dvae, mim, vision
 from train.core import checkpoint, forms
@@ -108,8 +109,15 @@ def test_what_a_run_says(parent):
     assert any("images_per_second" in row for row in rows)
 
 
+def test_its_features_are_probed_from_the_command_line(parent, capsys):
+    assert command.main(["--from", str(parent[0]), "--neighbours", "3"]) == 0
+    said = capsys.readouterr().out
+    assert "48 pictures, features of 8" in said and "3 neighbours" in said and "linear" in said
+
+
 def test_a_run_goes_on_from_another_with_its_statistics(parent, data, tmp_path):
-    changes = {"init.checkpoint": str(parent[0]), "frozen_stats": True, "steps": 1, "mesh.data": 2}
+    changes = {"init.checkpoint": str(parent[0]), "frozen_stats": True, "steps": 1, "mesh.data": 2,
+               "data.valid_share": 0.0}  # fmt: skip
     state = train("resnet", data, tmp_path, **changes).state
     old = forms.flat(parent[2].state.extra)
     for name, x in forms.flat(state.extra).items():
@@ -138,7 +146,8 @@ def test_a_distilled_model_learns_from_the_teacher(parent, data, tmp_path):
     wanted = -0.75 * own[rows, batch["targets"]] - 0.25 * dist[rows, np.argmax(scores, -1)]
     assert float(value) == pytest.approx(wanted.mean(), rel=1e-5)
     np.testing.assert_allclose(mean, (heads[0] + heads[1]) / 2, atol=1e-6)
-    fitted = train("deit", data, tmp_path, **{"distill.teacher": str(parent[0]), "steps": 1})
+    changes = {"distill.teacher": str(parent[0]), "steps": 1, "data.valid_share": 0.0}
+    fitted = train("deit", data, tmp_path, **changes)
     assert np.isfinite(fitted.metrics["loss"])
 
 

@@ -138,6 +138,27 @@ def test_the_embedded_digits_and_their_held_out_tenth():
     assert (other["valid"].pixels == parts["valid"].pixels).all(), "by no seed"
 
 
+def test_many_labels_are_rows_of_zeros_and_ones(tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    names = [["cat", "dog"], [], ["emu"], ["dog"]] * 3
+    rows = [encoded(n, tmp_path / "x.png") for n in range(12)]
+    parquet.write_table(pa.table({"image": rows, "labels": names}), tmp_path / "many.parquet")
+    source = str(tmp_path / "many.parquet")
+    made = config(
+        batch=2, augment=dict(mixup=1.0), **{"data.source": source, "data.task": "multilabel"}
+    )
+    parts = images.parts(made)
+    assert parts["train"].labels == ("cat", "dog", "emu")
+    whole = image_sources.read(source, many=True)["train"].targets
+    np.testing.assert_array_equal(whole[:4], [[1, 1, 0], [0, 0, 0], [0, 0, 1], [0, 1, 0]])
+    batch = images.open_stream(made, parts["train"]).batch(0)
+    assert batch["targets"].shape == batch["others"].shape == (2, 3)
+    with pytest.raises(ValueError, match="task=multilabel"):
+        image_sources.read(source)
+
+
 def test_a_share_of_the_labels_is_of_every_class():
     whole = image_sources.read("mnist")["train"]
     small, large = images.subset(whole, 0.01, 1), images.subset(whole, 0.1, 1)
