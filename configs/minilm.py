@@ -67,7 +67,7 @@ def get_config(variant="tiny"):
                 eps=1e-6,
                 weight_decay=0.01,
                 clip=1.0,
-            ),
+            ),  # fmt: skip
             best=dict(metric="valid/accuracy", mode="max", patience=0),
             eval=dict(every=100),
             checkpoint=dict(every=200, keep=1),

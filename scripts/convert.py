@@ -7,10 +7,10 @@
     python -m scripts.convert --from vit/ --to out/ --as timm
 
 The source may be a run, a reference folder, a GGUF file (LLaMA), CTranslate2's folder (Whisper), a
-legacy torch file (EfficientNet) or the name of an installed package that ships one of these files. A reference folder holds config.json,
-model.safetensors (float32) and, where the source has one, the tokenizer; timm's folders of models of
-images are read and written likewise. A run that is made this way holds one checkpoint at step 0;
-`scripts.sample`, fine-tuning and evaluation take it like any other.
+legacy torch file (EfficientNet) or the name of an installed package that ships one of these files. A
+reference folder holds config.json, model.safetensors (float32) and, where the source has one, the
+tokenizer; timm's folders of models of images are read and written likewise. A run that is made this
+way holds one checkpoint at step 0; `scripts.sample`, fine-tuning and evaluation take it like any other.
 """
 
 import importlib.metadata

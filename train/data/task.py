@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from models.interop import hf
+from models.interop.tokens import read_tokenizer
 from models.interop.untrusted import read_json
 from train.data import encode, labelled, spans
 from train.data import tokenizer as tokenizers
@@ -38,7 +38,7 @@ def open_tokenizer(config, find, texts=None, encoder: bool = True) -> Tokenizer:
         return Tokenizer.load(Path(find(given)) / "tokenizer")
     if reference:
         folder = Path(reference)
-        raw, special, template = hf.read_tokenizer(folder, read_json(folder / "config.json"))
+        raw, special, template = read_tokenizer(folder, read_json(folder / "config.json"))
         if raw is None:
             raise ValueError(f"{folder} has no tokenizer.json; name one as config.data.tokenizer")
         return Tokenizer.wrap(raw, "file", template, **special)
