@@ -23,7 +23,7 @@ ELSEWHERE = {
     "tiny_gpt2": "tests/models/test_generate.py",
     "chat_templates": "tests/train/data/test_chat.py",
     "packing": "tests/train/data/test_packing.py",
-    "adam_eps": "tests/train/test_optim.py",
+    "overlap": "tests/eval/test_overlap.py",
     "lm_eval_local_completions": "nothing here: a server's contract",
 }
 LEFT_OUT = {

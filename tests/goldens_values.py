@@ -1,14 +1,18 @@
 """The golden files of values, best of n and the peers in jax: rows (label, ours, theirs, tolerance)."""
 
 import importlib.util
+import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from train.core import advantages, bestof, kl, tabular, values
+from train.core import advantages, bestof, kl, policy, tabular, values
 
 EXACT, SINGLE = 1e-8, 3e-7
+ALIGNMENT = Path(__file__).parent / "golden" / "alignment"
 
 
 def learning(g):
@@ -100,6 +104,27 @@ def peers(g):
     lp, ref = jnp.asarray([-0.1, -1.0, -2.0, -0.7]), jnp.asarray([-0.5, -0.6, -2.0, -3.0])
     for kind, name in (("k1", "kl"), ("k2", "mse_kl"), ("k3", "low_var_kl")):
         yield name, kl.estimate(lp, ref, kind), out[f"tunix_kl_{name}"], SINGLE
+    beside = json.loads((ALIGNMENT / "ppo.json").read_text())["loss_cross_peer"]["inputs"]
+    new, old, a = (jnp.asarray(beside[n]) for n in ("logp_new", "logp_old", "advantages"))
+    loss = policy.clipped(policy.ratios(new, old, jnp.ones_like(new)), a).mean()
+    yield "rlax clipped", loss, out["rlax_clipped_surrogate_pg_loss_full_mask"], EXACT
+    given = json.loads((ALIGNMENT.parent / "adam_eps.json").read_text())["inputs"]
+    yield "optax adam", _adam(given), out["optax_adam_eps1e-5"], EXACT
+
+
+def _adam(given):
+    """The weight after each of the gradients, one step after the other."""
+    tx, weight = optax.adam(given["lr"], eps=given["eps"]), jnp.asarray(given["w0"])
+    state, found = tx.init(weight), []
+    for grad in given["grads"]:
+        change, state = tx.update(jnp.asarray(grad), state, weight)
+        weight = weight + change
+        found.append(weight)
+    return jnp.stack(found)
+
+
+def adam(g):
+    yield "torch", _adam(g["inputs"]), g["outputs"]["torch_optim_Adam"], EXACT
 
 
 GYM = {
@@ -137,5 +162,6 @@ CHECKS = {
     "rlax_value_learning": learning,
     "best_of_n": best,
     "jax_peers": peers,
+    "adam_eps": adam,
     "q_learning_gym": optima,
 }
