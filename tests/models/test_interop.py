@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from models import families, interop, transformer
-from models.build import IMAGES, build, example, shapes
+from models.build import build, example, shapes
 from models.interop import config, describe, hf, rename, tensors
 from models.interop.names import TABLES
 from models.options import Options
@@ -307,7 +307,7 @@ def test_every_table_covers_its_family_exactly():
     for family in families.FAMILIES:
         size = {"efficientnet": "b0"}.get(family, "")  # Lite0 has timm's spelling alone
         o = Options.of(families.row(family, size))
-        o = o if o.kind in IMAGES else o.replace(layers=2)
+        o = o if o.depths else o.replace(layers=2)
         if family == "gpt3":
             o = o.replace(q_bias=False, k_bias=False, v_bias=False, score_scale="none")
         lines = rename.lines(TABLES[describe.kind(o)], o)
