@@ -36,6 +36,7 @@ from ml_collections import ConfigDict
 from models import families
 
 VARIANTS = ("tiny", "spam", "sections", "squad")
+FAST = dict(dtype="bfloat16", stream="float32")
 ADAM = dict(b2=0.999, eps=1e-6, weight_decay=0.01, clip=1.0)
 
 
@@ -48,9 +49,7 @@ def get_config(variant="tiny"):
             batch=32,
             length=128,
             layer_decay=0.9,
-            model=families.row(
-                "bert", "minilm-l6", head="classify", labels=2, dtype="bfloat16", stream="float32"
-            ),
+            model=families.row("bert", "minilm-l6", head="classify", labels=2, **FAST),
             data=dict(
                 train="data/spam.jsonl.gz",
                 task="classify",
@@ -77,9 +76,7 @@ def get_config(variant="tiny"):
         config.checkpoint.every = 400
     if variant == "squad":
         config.update(steps=560, length=256)
-        config.model = families.row(
-            "bert", "minilm-l6", head="spans", dtype="bfloat16", stream="float32"
-        )
+        config.model = families.row("bert", "minilm-l6", head="spans", **FAST)
         config.data = dict(
             train="data/squad.jsonl.gz", task="spans", group="group", valid_share=0.05,
             test_share=0.2, tokenizer="", truncate=True, stride=96, longest=30, threshold=0.0,
