@@ -9,10 +9,11 @@ VIT = dict(
 
 # The textbook's PyTorch listing, with the patches attending to each other. As printed its layers are
 # made without batch_first=True and read [batch, patches, width]: images attend to each other there,
-# and patches never do. Attention alone: no residual, norm or feed-forward; positions from N(0, 1).
+# and patches never do. Attention alone: no residual, norm or feed-forward; positions from N(0, 1),
+# matrices as torch draws them (Glorot and Bengio 2010): N(0, 0.02) leaves nothing after six layers.
 TEXTBOOK = {
     **VIT, "norm_place": "none", "final_norm": False, "residual": False, "mlp": False,
-    "init_positions": 1.0, "init_tokens": 0.0,
+    "init": "xavier", "init_std": 1.0, "init_positions": 1.0, "init_tokens": 0.0,
 }  # fmt: skip
 
 # Touvron et al. 2020: ViT's shapes, stochastic depth, and a second token and head to distil into.
