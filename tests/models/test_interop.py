@@ -43,7 +43,9 @@ def folder(tmp_path):
 @pytest.mark.parametrize("name", CASES)
 def test_import_then_export_gives_the_same_bits_and_options(name, tmp_path):
     loaded = interop.load(GOLDEN / name)
-    interop.export(tmp_path, loaded.options, loaded.variables["params"], special=loaded.special)
+    params, extra = loaded.variables["params"], {**loaded.variables}
+    del extra["params"]
+    interop.export(tmp_path, loaded.options, params, special=loaded.special, extra=extra)
     mine, theirs = (load_file(p / "model.safetensors") for p in (tmp_path, GOLDEN / name))
     assert mine.keys() == theirs.keys()
     assert all(mine[k].tobytes() == theirs[k].tobytes() for k in theirs)

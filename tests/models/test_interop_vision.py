@@ -53,7 +53,7 @@ def test_an_exported_folder_gives_the_same_model(tmp_path, name):
     hf.export(tmp_path, o, params)
     again = interop.load(tmp_path)
     same(again.variables["params"], params)
-    assert describe._canonical(again.options) == describe._canonical(o)
+    assert describe.canonical(again.options) == describe.canonical(o)
     assert build(again.options).o.family == o.family
 
 

@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from models import families
 from models.build import shapes
+from models.convnets import KINDS as CONVNETS
 from models.options import Options
 from tests.train import toy
 from train.core import shard
@@ -91,7 +92,8 @@ def test_every_family_has_a_rule_for_every_parameter(family):
         row = families.row(family, size)
         o = Options.of(row if row["depths"] else {**row, "layers": 1})
         placed = jax.tree.leaves(shard.params(shapes(o), mesh(2, 2, 2)))
-        assert any("tensor" in where.spec for where in placed)
+        axis = "fsdp" if o.kind in CONVNETS else "tensor"
+        assert any(axis in where.spec for where in placed)
 
 
 def test_no_rule_is_an_error_that_names_the_parameter():
