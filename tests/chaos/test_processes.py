@@ -155,7 +155,7 @@ def test_a_killed_peer_ends_the_other_and_the_resumed_run_ends_the_same(
     for folder in checkpoint.folders(tmp_path)[1:]:
         integrity.remove(folder)  # it may have gone past the end of the other run
     status, said = trained(tmp_path)
-    assert status == 0 and "resuming after step 4" in said
+    assert status == 0 and "resuming after step 4" in said, said
     ended = digests(tmp_path)
     assert {step: ended[step] for step in (8, STEPS)} == {
         step: digests(whole[0])[step] for step in (8, STEPS)

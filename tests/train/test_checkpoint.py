@@ -280,3 +280,24 @@ def test_every_optimiser_is_written_the_same_in_both_forms(name):
     assert weights[0] == weights[1]
     # Adafactor keeps one vmapped state per depth: its moments stay in the form that made them.
     assert (written[0] == written[1]) == (name != "adafactor")
+
+
+def test_a_save_that_is_waited_for_is_tried_once_more(tmp_path, monkeypatch):
+    p, _ = planned()
+    state, said, tries = jax.jit(p.fresh)(), [], []
+    kept = Checkpoints(tmp_path, say=said.append)
+    finish = kept._finish
+
+    def late(folder, running):
+        tries.append(folder.name)
+        finish(folder, running)
+        if len(tries) == 1:
+            raise TimeoutError("a signal did not come")
+
+    monkeypatch.setattr(kept, "_finish", late)
+    kept.save(state, 3, wait=True)
+    assert tries == ["00000003"] * 2 and not kept.failed and kept.saved == 3
+    assert said[0].startswith("saving step 3 failed: TimeoutError: a signal did not come")
+    assert said[1] == "trying once more to save step 3"
+    assert kept.newest().name == "00000003"
+    kept.close()

@@ -106,7 +106,7 @@ class Checkpoints:
         self.workdir = Path(workdir).absolute()
         self.root = self.workdir / "checkpoints"
         self.keep, self.describe, self.say, self.verify = keep, describe, say, verify
-        self.failed, self.saved = "", -1
+        self.failed, self.saved, self._transient = "", -1, False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._running = None
         _quieten()
@@ -127,17 +127,27 @@ class Checkpoints:
     def save(self, state: State, step: int, wait: bool = False):
         """Starts to save; returns once the arrays are copied off, or, if `wait`, written.
 
-        The state may be donated as soon as this returns. A step that this run has saved is skipped.
+        The state may be donated as soon as this returns. A step that this run has saved is skipped. One
+        that is waited for, and fails for another reason than a full disk, is tried once more (by
+        several processes not: they would have to agree).
         """
         self.poll(wait=True)
         if self.saved != step:
-            try:
-                self._room(state)
-                self._running = step, self._start(state, self.root / f"{step:08d}")
-            except OSError as error:
-                self._failure(step, error)
-        if wait:
+            self._begin(state, step)
+        if not wait:
+            return
+        self.poll(wait=True)
+        if self.saved != step and self._transient and jax.process_count() == 1:
+            self.say(f"trying once more to save step {step}")
+            self._begin(state, step)
             self.poll(wait=True)
+
+    def _begin(self, state, step):
+        try:
+            self._room(state)
+            self._running = step, self._start(state, self.root / f"{step:08d}")
+        except OSError as error:
+            self._failure(step, error)
 
     def _room(self, state):
         """OSError, on every process alike, where the disk has not the space for one more."""
@@ -185,6 +195,7 @@ class Checkpoints:
 
     def _failure(self, step, error):
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        self._transient = not full
         why = f"{type(error).__name__}: {str(error)[:200]}"
         if full:
             needs = str(error.strerror or "") if isinstance(error, OSError) else ""
