@@ -15,6 +15,7 @@ Each table is JSON, an object a line, as `train/data/tables.py` reads it:
 from one source stand on one side.
 """
 
+import contextlib
 import gzip
 import json
 import os
@@ -126,13 +127,13 @@ def write(rows, out: Path) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     partial, count = out.with_name(out.name + ".partial"), 0
     try:
-        with open(partial, "wb") as raw:
-            file = gzip.GzipFile("", "wb", 6, raw, 0) if out.suffix == ".gz" else raw
+        with contextlib.ExitStack() as opened:
+            file = raw = opened.enter_context(open(partial, "wb"))
+            if out.suffix == ".gz":
+                file = opened.enter_context(gzip.GzipFile("", "wb", 6, raw, 0))
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
                 count += 1
-            if file is not raw:
-                file.close()
         if not count:
             raise ValueError(f"no row for {out}")
         os.replace(partial, out)
