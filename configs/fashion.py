@@ -8,7 +8,7 @@
 Two CPU cores. 60,000 pictures to train, 10,000 to test, in ten classes; a linear model reaches .82 to .84.
 All nets have one recipe: AdamW, cosine decay, batches of 128 for 1,410 steps (three epochs), a border of
 2 pixels and flips; they differ in their rate, and CNNs in their smaller decay. `scripts.compare` sets the
-share of labels, steps, seeds and who teaches whom. Expected: the README's table, with three seeds each.
+share of labels, steps, seeds and who teaches whom. No published number at this size.
 
 `:resnet` has ResNet-18's eight blocks (He et al. 2015), `:efficientnet` its inverted bottlenecks with
 gates (Tan and Le 2019), `:vit`, `:deit`, `:swin` and `:beit` the papers' blocks on patches of 7 pixels

@@ -26,13 +26,13 @@ from models.build import IMAGES, build
 from models.interop import untrusted
 from scripts import convert
 from train.core.errors import Parser, cleanly
+from train.data.decode import MAX_PIXELS, MODES
 
 NAMES = Path("data/imagenet-names")
 IMAGENET = (
     (123.675, 116.28, 103.53),
     (58.395, 57.12, 57.375),
 )  # the usual (.485, ...) and (.229, ...)
-PIXELS = 100_000_000
 
 
 def names(path: Path, count: int) -> list:
@@ -56,8 +56,10 @@ def photograph(path, size: int, crop: float) -> np.ndarray:
     """The centre of an image, [size,size,3] of 0 to 255. ValueError, naming the file, if it is none."""
     try:
         with Image.open(path) as image:
-            if image.width * image.height > PIXELS:
-                raise ValueError(f"it has more than {PIXELS:,} pixels")
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"it has more than {MAX_PIXELS:,} pixels")
+            if image.mode not in MODES:  # Pillow would clip it in silence
+                raise ValueError(f"its mode {image.mode!r} is not 8-bit grey, palette or colour")
             image = ImageOps.exif_transpose(image).convert("RGB")
     except FileNotFoundError:
         raise

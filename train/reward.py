@@ -33,7 +33,7 @@ RESULTS = "reward.json"
 def run(config, workdir) -> Fitted:
     """Trains, saves, and writes what the held-out comparisons say to reward.json."""
     config, o, tokenizer, stream, held = _open(config)
-    base = _base(config, o)
+    base = origin.adapted(config, o, lambda: _fresh(config, o))
     task = make_task(config, o, tokenizer, stream, held, base)
     fitted = loop.train(config, task, workdir)
     if not fitted.stopped and jax.process_index() == 0:
@@ -50,12 +50,6 @@ def check(config) -> tuple[Plan, dict]:
     config, o, tokenizer, stream, _ = _open(config)
     base = origin.zeros(o) if lora.settings(config)["rank"] else None
     return plan(config, make_task(config, o, tokenizer, stream, None, base)), stream.batch(0)
-
-
-def _base(config, o):
-    if not lora.settings(config)["rank"]:
-        return None
-    return origin.placed(lora.base(config, o, _fresh(config, o)), config)
 
 
 def _fresh(config, o):

@@ -30,9 +30,7 @@ PACKINGS = ("none", "answers")
 def run(config, workdir) -> Fitted:
     """Trains and saves; with LoRA writes a PEFT folder."""
     config, o, tokenizer, stream, held = _open(config)
-    base = None
-    if lora.settings(config)["rank"]:
-        base = origin.placed(lora.base(config, o), config)
+    base = origin.adapted(config, o)
     fitted = loop.train(config, make_task(config, o, tokenizer, stream, held, base), workdir)
     if base is not None and not fitted.stopped and jax.process_index() == 0:
         lora.write(config, o, fitted.variables()["params"], Path(workdir) / "adapter")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eval import attention
-from models import families, grids, transformer
+from models import families, grids
 from models.build import build, example
 from models.options import Options
 from models.windows import Windows
@@ -94,20 +94,7 @@ def test_images_of_a_batch_do_not_see_each_other(made):
 
 def test_scanned_blocks_give_the_same_numbers(made):
     o, _, values = made
-    x, key, results = images(2, 10, 15), jax.random.key(5), []
-    for scan in (False, True):
-        module = build(o.replace(scan=scan, remat="full" if scan else "none", drop_path=0.5))
-        params = transformer.stack(values["params"]) if scan else values["params"]
-
-        def loss(params, x, module=module):
-            out = module.apply({"params": params}, {"images": x}, rngs={"dropout": key})
-            return jnp.sum(out["scores"] ** 2)
-
-        value, grads = jax.jit(jax.value_and_grad(loss))(params, x)
-        results.append((value, transformer.unstack(grads) if scan else grads))
-    (one, first), (two, second) = results
-    assert tiny.close(one, two)
-    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: tiny.close(a, b, 1e-4), first, second)))
+    tiny.both_forms(o.replace(drop_path=0.5), values, images(2, 10, 15))
 
 
 @pytest.mark.parametrize(

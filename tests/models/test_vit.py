@@ -70,21 +70,7 @@ def test_the_textbooks_layers_as_printed_mix_images_and_not_patches(made):
 @pytest.mark.parametrize("name", ["deit", "beit"])
 def test_scanned_layers_give_the_same_numbers_with_stochastic_depth(made, name):
     o = options(name, drop_path=0.5, drop_resid=0.2)
-    values, x, key = made[name][2], images(), jax.random.key(5)
-    results = []
-    for scan in (False, True):
-        module = build(o.replace(scan=scan, remat="full" if scan else "none"))
-        params = transformer.stack(values["params"]) if scan else values["params"]
-
-        def loss(params, x, module=module):
-            out = module.apply({"params": params}, {"images": x}, rngs={"dropout": key})
-            return jnp.sum(out["scores"] ** 2)
-
-        value, grads = jax.jit(jax.value_and_grad(loss))(params, x)
-        results.append((value, transformer.unstack(grads) if scan else grads))
-    (one, first), (two, second) = results
-    assert tiny.close(one, two)
-    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: tiny.close(a, b, 1e-4), first, second)))
+    tiny.both_forms(o, made[name][2], images())
 
 
 def test_stochastic_depth_is_on_iff_there_is_a_key(made):

@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from models import families
+from models import families, transformer
 from models.build import build
 from models.options import Options
 
@@ -47,3 +47,22 @@ def close(a, b, tolerance=2e-5):
 def apply(module):
     """The module's jitted `apply`, compiled once for all tests of a shape."""
     return jax.jit(module.apply, static_argnames=("method", "mutable"))
+
+
+def both_forms(o: Options, values, images):
+    """Asserts that scores of images and their gradients are the same scanned (rematerialised) and apart,
+    with the same dropout."""
+    results, key = [], jax.random.key(5)
+    for scan in (False, True):
+        module = build(o.replace(scan=scan, remat="full" if scan else "none"))
+        params = transformer.stack(values["params"]) if scan else values["params"]
+
+        def loss(params, x, module=module):
+            out = module.apply({"params": params}, {"images": x}, rngs={"dropout": key})
+            return jnp.sum(out["scores"] ** 2)
+
+        value, grads = jax.jit(jax.value_and_grad(loss))(params, images)
+        results.append((value, transformer.unstack(grads) if scan else grads))
+    (one, first), (two, second) = results
+    assert close(one, two)
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: close(a, b, 1e-4), first, second)))

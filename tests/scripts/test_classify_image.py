@@ -100,3 +100,10 @@ def test_real_weights_name_the_cat_and_the_espresso(capsys):
     assert cats > 0.85
     share, name = lines[7].split(maxsplit=1)
     assert name == "espresso" and float(share) > 0.9
+
+
+def test_sixteen_bits_are_refused(tmp_path):
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(path)
+    with pytest.raises(ValueError, match="deep.png is not read as an image: its mode 'I;16'"):
+        classify_image.photograph(path, 4, 1.0)

@@ -7,7 +7,7 @@ import numpy as np
 from models import interop
 from models.build import build, example, shapes
 from models.options import Options
-from train.core import checkpoint, forms, shard
+from train.core import checkpoint, forms, lora, shard
 from train.core.errors import nearest
 
 OWN = ("head", "labels", "drop_", "pool", "score_")  # what a run may set beside the model's own
@@ -66,7 +66,6 @@ def params(init, o: Options, seed: int, make=None) -> dict:
     own = jax.jit(make)(jax.random.key(seed))
     if found is None:
         return own
-    from train.core import lora
 
     config = {"init": init, "seed": seed}
     return forms.back(lora.base(config, o, own), forms.nest(own))
@@ -80,6 +79,16 @@ def zeros(o: Options) -> dict:
 def placed(tree, config, rules=shard.RULES):
     """Parameters laid out on the config's mesh."""
     return jax.device_put(tree, shard.params(tree, shard.mesh(config.mesh), rules))
+
+
+def adapted(config, o: Options, own=None):
+    """The frozen parameters under the adapters of config.lora, laid out; None without adapters.
+
+    own() -> a fresh tree whose heads stand where the model that config.init names has none.
+    """
+    if not lora.settings(config)["rank"]:
+        return None
+    return placed(lora.base(config, o, own() if own else None), config)
 
 
 def scores(o: Options):
