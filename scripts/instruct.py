@@ -3,12 +3,14 @@
     python -m scripts.instruct --out runs/instruct                  one arm, seed 0
     python -m scripts.instruct --out runs/instruct --cell plain:256:0
     python -m scripts.instruct --out runs/instruct --grid --seeds 0..4
+    python -m scripts.instruct --out runs/instruct --cell sft:1024:0.05:page
 
 Reviews on request (`scripts.instruct_task`): a small model is fine-tuned on reviews that follow their
 requests about half the time ("sft") or not at all ("plain"), answers are sampled and ranked by a noisy
 labeller, a reward model is trained on 1,024 or 256 rankings of four, and PPO follows it at a KL
 coefficient of 0, 0.05 or 0.3. Gold is never shown to reward model or policy but in the control "gold";
-the others are "shuffled" labels and a "random" reward, at 0.05. Prompts that are judged in the end are
+the others are "shuffled" labels and a "random" reward, at 0.05. "page" has the labeller's judgements keyed
+into the labelling page in a browser, and what the page exports trained on. Prompts that are judged in the end are
 in no earlier stage. Each cell is kept as it ends, so that a grid goes on where it stopped. The report
 (report.html, report.json) has every seed, with gold and proxy, KL, length, win rate against the
 fine-tuned model with a bootstrap interval, the same for pairs of about equal length, and best of n.
@@ -27,6 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from scripts import instruct_measure as measure
+from scripts import instruct_page
 from scripts import instruct_stages as stages
 from scripts import instruct_task as task
 from train import ppo, reward, sft
@@ -36,6 +39,7 @@ FOLLOW = {"sft": 0.5, "plain": 0.0}
 SIZES = {"texts": 6000, "tuning": 500, "judging": 200, "rounds": 60, "samples": 16}
 QUICK = {"texts": 2000, "tuning": 200, "judging": 150, "rounds": 15, "samples": 8}
 BETAS, LABELS, CONTROLS = (0.0, 0.05, 0.3), (1024, 256), ("shuffled", "random", "gold")
+LABELLED = ("shuffled", "page")  # controls that are about the labels
 
 
 def arguments(argv=None) -> argparse.Namespace:
@@ -73,10 +77,10 @@ def _cell(text: str) -> tuple:
         arm, labels, beta, control = parts[0], int(parts[1]), float(parts[2]), parts[3]
     except (ValueError, IndexError):
         raise ValueError(f"--cell {text}: expected ARM:LABELS:BETA[:CONTROL]") from None
-    if arm not in FOLLOW or control not in ("", *CONTROLS) or labels < 8 or beta < 0:
+    if arm not in FOLLOW or control not in ("", "page", *CONTROLS) or labels < 8 or beta < 0:
         raise ValueError(
             f"--cell {text}: expected an arm of {', '.join(FOLLOW)}, at least 8 labels, beta of at "
-            f"least 0 and perhaps a control of {', '.join(CONTROLS)}"
+            f"least 0 and perhaps a control of page, {', '.join(CONTROLS)}"
         )
     return arm, labels, beta, control
 
@@ -118,9 +122,14 @@ def tuned(out, arm, seed, sizes) -> Path:
     return folder
 
 
-def ranked(out, base, arm, labels, seed, shuffled) -> Path:
+def labelling(arm, labels, control, seed) -> str:
+    """The name of a cell's labels, and of what is trained on them."""
+    return f"{arm}-{labels}{f'-{control}' * (control in LABELLED)}-s{seed}"
+
+
+def ranked(out, base, arm, labels, seed, control) -> Path:
     """A file of a labeller's rankings of four answers of the fine-tuned model."""
-    path = out / f"{arm}-{labels}{'-shuffled' * shuffled}-s{seed}.rankings.jsonl"
+    path = out / f"{labelling(arm, labels, control, seed)}.rankings.jsonl"
     if path.is_file():
         return path
     rng, used = np.random.default_rng((seed, 2, labels)), split()["used"]
@@ -135,17 +144,20 @@ def ranked(out, base, arm, labels, seed, shuffled) -> Path:
             continue
         seen |= pairs
         ranks = task.ranks([task.gold(request, *answer) for answer in four], rng)
-        ranks = rng.permutation(ranks).tolist() if shuffled else ranks
+        ranks = rng.permutation(ranks).tolist() if control == "shuffled" else ranks
         rows.append({"prompt": request, "answers": texts, "ranks": ranks})
-    write(path, rows[:labels])
+    rows = rows[:labels]
+    if control == "page":
+        rows = instruct_page.labelled(path.with_suffix(".labels"), rows)
+    write(path, rows)
     return path
 
 
-def judged(out, base, arm, labels, seed, shuffled, sizes) -> Path:
+def judged(out, base, arm, labels, seed, control, sizes) -> Path:
     """The reward model's folder."""
-    folder = out / f"reward-{arm}-{labels}{'-shuffled' * shuffled}-s{seed}"
+    folder = out / f"reward-{labelling(arm, labels, control, seed)}"
     if not done(folder):
-        data = ranked(out, base, arm, labels, seed, shuffled)
+        data = ranked(out, base, arm, labels, seed, control)
         reward.run(stages.reward(data, base, seed, sizes["judging"]), folder)
         finish(folder)
     return folder
@@ -168,7 +180,7 @@ def cell(out, arm, labels, beta, control, seed, sizes) -> dict:
     if path.is_file():
         return json.loads(path.read_text())
     base = tuned(out, arm, seed, sizes)
-    judge = judged(out, base, arm, labels, seed, control == "shuffled", sizes)
+    judge = judged(out, base, arm, labels, seed, control, sizes)
     folder = out / f"ppo-{name}"
     own, requests = plain(control, seed), split()
     if not done(folder):

@@ -58,7 +58,9 @@ def test_the_grid_has_every_cell_and_its_controls(tmp_path):
     assert len(ask()) == 1
     cells = ask("--grid", "--seeds", "0..4")
     assert len(cells) == len(set(cells)) == 5 * (2 * 2 * 3 + 3)
-    assert ask("--cell", "plain:256:0.3:shuffled") == [("plain", 256, 0.3, "shuffled", 0)]
+    for control in ("shuffled", "page"):
+        assert ask("--cell", f"plain:256:0.3:{control}") == [("plain", 256, 0.3, control, 0)]
+    assert instruct.labelling("sft", 9, "page", 1) != instruct.labelling("sft", 9, "gold", 1)
     with pytest.raises(ValueError, match="FIRST..LAST"):
         ask("--seeds", "x")
     for wrong in ("plain", "plan:256:0", "sft:256:0:golden"):
