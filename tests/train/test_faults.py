@@ -1,5 +1,6 @@
 """A damaged checkpoint is found, named and passed over, whichever file it is in; full disks; stalls."""
 
+import errno
 import shutil
 import threading
 import time
@@ -8,6 +9,7 @@ from types import FunctionType, SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from tests.train import toy
 from train.core import checkpoint, integrity, saver
@@ -351,3 +353,21 @@ def test_what_ends_a_thread_of_orbax_is_said_once_and_a_thread_of_ours_in_full(c
         assert "No space left" in run("train.some")
     finally:
         threading.excepthook = before
+
+
+@pytest.mark.parametrize("word", [0, errno.ENOSPC])
+def test_of_several_processes_the_first_alone_makes_the_folder(tmp_path, monkeypatch, word):
+    """Another one that made it too could lose it to the first one's clearing up, and fail alone."""
+    saves = Checkpoints(tmp_path, say=(said := []).append)
+    begun = []
+    asynchronous = lambda *_: begun.append(1) or SimpleNamespace(result=lambda: None)
+    monkeypatch.setattr(saver.ocp, "save_checkpointables_async", asynchronous)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", lambda _: np.int32(word))
+    monkeypatch.setattr(saver.forms, "stored", lambda state: state)
+    saves.save({}, 3, wait=True)
+    assert not list((tmp_path / "checkpoints").iterdir())
+    assert len(begun) == (word == 0), "where the first one cannot, no one waits for it"
+    assert bool(word) == bool(saves.failed) == bool(said)
+    saves.close()

@@ -8,6 +8,7 @@ its manifest (damaged, named, kept).
 import errno
 import logging
 import math
+import os
 import shutil
 import sys
 import threading
@@ -143,30 +144,46 @@ class Checkpoints:
             self.poll(wait=True)
 
     def _begin(self, state, step):
+        folder = self.root / f"{step:08d}"
         try:
-            self._room(state)
-            self._running = step, self._start(state, self.root / f"{step:08d}")
+            self._prepare(state, folder)
+            running = ocp.save_checkpointables_async(folder / "state", forms.stored(state))
+            self._running = step, self._pool.submit(self._finish, folder, running)
         except OSError as error:
             self._failure(step, error)
 
-    def _room(self, state):
-        """OSError, on every process alike, where the disk has not the space for one more."""
-        needed, free = int(ROOM * bytes_of(state)), shutil.disk_usage(self.root).free
+    def _prepare(self, state, folder):
+        """Process 0 makes the folder of a save; OSError, on every process alike, where it cannot.
+
+        The others keep their hands off: process 0 may still be clearing up after the save before. One
+        that failed alone would leave the rest to wait for it inside Orbax.
+        """
+        failure = None
+        if jax.process_index() == 0:
+            try:
+                self._room(state)
+                if folder.exists():
+                    integrity.remove(folder)
+                folder.mkdir(parents=True)
+                (folder / SAVING).touch()
+            except OSError as error:
+                failure = error
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 
-            free = float(multihost_utils.broadcast_one_to_all(np.float32(free)))
-        if free < needed:
-            words = f"No space left: it needs {needed:,.0f} bytes, {free:,.0f} are free"
-            raise OSError(errno.ENOSPC, words)
+            number = (failure.errno or errno.EIO) if failure else 0
+            number = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+            if number and not failure:
+                failure = OSError(number, f"process 0: {os.strerror(number)}")
+        if failure:
+            raise failure
 
-    def _start(self, state, folder):
-        if jax.process_index() == 0 and folder.exists():
-            integrity.remove(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / SAVING).touch()
-        running = ocp.save_checkpointables_async(folder / "state", forms.stored(state))
-        return self._pool.submit(self._finish, folder, running)
+    def _room(self, state):
+        """OSError where the disk has not the space for one more."""
+        needed, free = int(ROOM * bytes_of(state)), shutil.disk_usage(self.root).free
+        if free < needed:
+            words = f"No space left: it needs {needed:,} bytes, {free:,} are free"
+            raise OSError(errno.ENOSPC, words)
 
     def _finish(self, folder, running):
         running.result()
