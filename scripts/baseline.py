@@ -22,6 +22,8 @@ import sys
 from collections import Counter
 
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from eval import classify as scoring
 from eval import spans, translate
@@ -33,6 +35,11 @@ STRENGTHS = (1.0, 10.0, 100.0)  # C of the logistic regression, 1 / alpha of the
 SENTENCE = re.compile(r"(?<=[.!?])\s+")
 WORD = re.compile(r"\w+")
 AROUND, LONGEST = 8, 5  # words beside an answer that count, words of an answer
+
+
+def shown(items, what: str):
+    """The items, with a bar on stderr."""
+    return track(items, what, console=Console(stderr=True))
 
 
 def parts(settings) -> dict:
@@ -77,7 +84,8 @@ def linear(found: dict, part: str) -> dict:
     key = "pearson" if task == "regress" else "accuracy"
     strengths = STRENGTHS
     if "valid" in found and part != "valid":
-        ranked = [measure("valid", scores("valid", strength))[key] for strength in STRENGTHS]
+        tried = shown(STRENGTHS, "regularisation")
+        ranked = [measure("valid", scores("valid", strength))[key] for strength in tried]
         strengths = (STRENGTHS[int(np.argmax(ranked))],)
     out = {f"TF-IDF, linear, C={c:g}": measure(part, scores(part, c)) for c in strengths}
     if task == "classify":
@@ -118,9 +126,8 @@ def overlap(found: dict, part: str) -> dict:
     contexts = {context for _, context in found[part].texts}
     seen = Counter(w for c in contexts for w in {w.lower() for w in WORD.findall(c)})
     rarity = {word: math.log(len(contexts) / count) for word, count in seen.items()}
-    texts = [
-        {"text": answer(*pair, rarity), "score": 0.0, "null": -1.0} for pair in found[part].texts
-    ]
+    asked = shown(found[part].texts, "questions")
+    texts = [{"text": answer(*pair, rarity), "score": 0.0, "null": -1.0} for pair in asked]
     golds = [
         [context[a:b] for a, b in targets]
         for (_, context), targets in zip(found[part].texts, found[part].targets, strict=True)

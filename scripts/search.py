@@ -20,6 +20,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from eval import classify as scoring
 from eval import retrieval
@@ -31,6 +33,8 @@ from train.core import checkpoint
 from train.core.errors import Parser, cleanly
 from train.data import encode, sources, tables
 from train.data.tokenizer import Tokenizer
+
+STDERR = Console(stderr=True)
 
 
 class Searcher:
@@ -47,7 +51,11 @@ class Searcher:
         order = sorted(range(len(texts)), key=lambda n: len(texts[n]))
         rows = encode.texts([texts[n] for n in order], self.tokenizer, length, True, "classify")
         self.cut = rows.cut
-        found = scoring.collect(self.score, self.variables, rows.batches(batch))
+        batches = rows.batches(batch)
+        shown = track(
+            batches, f"{len(texts):,} texts", total=-(-len(texts) // batch), console=STDERR
+        )
+        found = scoring.collect(self.score, self.variables, shown)
         back = np.empty_like(found)
         back[order] = found
         return back
