@@ -51,10 +51,7 @@ class Searcher:
         order = sorted(range(len(texts)), key=lambda n: len(texts[n]))
         rows = encode.texts([texts[n] for n in order], self.tokenizer, length, True, "classify")
         self.cut = rows.cut
-        batches = rows.batches(batch)
-        shown = track(
-            batches, f"{len(texts):,} texts", total=-(-len(texts) // batch), console=STDERR
-        )
+        shown = track(rows.batches(batch), f"{len(texts):,} texts", console=STDERR)
         found = scoring.collect(self.score, self.variables, shown)
         back = np.empty_like(found)
         back[order] = found
