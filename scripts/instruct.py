@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from scripts import instruct_measure as measure
-from scripts import instruct_page
+from scripts import instruct_page, instruct_report
 from scripts import instruct_stages as stages
 from scripts import instruct_task as task
 from train import ppo, reward, sft
@@ -204,7 +204,7 @@ def main(argv=None) -> int:
     for number, which in enumerate(found := cells(a), 1):
         print(f"[{number}/{len(found)}] {which}", flush=True)
         rows.append(cell(a.out, *which, sizes))
-        path = measure.report(a.out, rows)
+        path = instruct_report.report(a.out, rows)
     print(f"report       {path}")
     return 0
 

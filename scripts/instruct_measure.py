@@ -1,8 +1,5 @@
-"""What the demo's policies do: gold and proxy, KL, win rates with intervals, best of n, and the report."""
+"""What the demo's policies do: gold and proxy, KL, win rates with intervals, best of n."""
 
-import base64
-import html
-import io
 import json
 from pathlib import Path
 
@@ -131,74 +128,3 @@ def best_of(gold, proxy, groups: int) -> list:
         rows.append([n, bestof.bound(n), *map(float, means)])
         n *= 2
     return rows
-
-
-COLUMNS = (
-    "reward_accuracy", "gold_before", "gold_after", "proxy_after", "kl", "win", "win_equal_length",
-    "length_before", "length_after", "ended", "distinct",
-)  # fmt: skip
-
-
-def report(out, rows) -> Path:
-    """report.json and report.html of every cell: tables, the curve of gold against sqrt(KL), examples."""
-    (out / "report.json").write_text(json.dumps(rows, indent=1) + "\n")
-    head = "".join(
-        f"<th>{html.escape(c.replace('_', ' '))}</th>" for c in ("cell", *COLUMNS, "95 %")
-    )
-    lines, groups = [], {}
-    for row in rows:
-        name = f"{row['arm']} {row['labels']} beta {row['beta']} {row['control']}"
-        groups.setdefault(name, []).append(row)
-        low, high = row["win_interval"]
-        body = "".join(f"<td>{row[c]:.3f}</td>" for c in COLUMNS)
-        lines.append(
-            f"<tr><td>{name} seed {row['seed']}</td>{body}<td>{low:.2f}-{high:.2f}</td></tr>"
-        )
-    for name, group in groups.items():
-        if len(group) > 1:
-            stats = [(np.mean(x), np.std(x, ddof=1) / len(x) ** 0.5)
-                     for x in ([row[c] for row in group] for c in COLUMNS)]  # fmt: skip
-            body = "".join(f"<td>{m:.3f} &plusmn; {e:.3f}</td>" for m, e in stats)
-            lines.append(f"<tr><th>{name}, mean &plusmn; standard error</th>{body}<td></td></tr>")
-    shown = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in example) + "</tr>"
-        for example in rows[0]["examples"]
-    )
-    page = (
-        "<!doctype html><html lang=en><meta charset=utf-8><title>Reviews on request</title>"
-        "<style>body{font:15px/1.5 system-ui;margin:2rem auto;max-width:75rem}td,th{padding:.2rem .5rem;"
-        "text-align:left;border-bottom:1px solid #8884}table{border-collapse:collapse}</style>"
-        f"<h1>Reviews on request</h1><table><tr>{head}</tr>{''.join(lines)}</table>{_figure(rows)}"
-        f"<h2>The same requests before and after</h2><table><tr><th>request</th><th>before</th>"
-        f"<th>after</th></tr>{shown}</table></html>\n"
-    )
-    path = out / "report.html"
-    path.write_text(page, encoding="utf-8")
-    return path
-
-
-def _figure(rows) -> str:
-    """Gold (filled) and proxy (open) against sqrt(KL), PPO as points and best of n as lines."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        return "<p>No figure: it needs the extra plots.</p>"
-    figure = Figure(figsize=(8, 5), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for number, row in enumerate(rows):
-        colour = f"C{number % 10}"
-        at = max(row["kl"], 0) ** 0.5
-        label = f"{row['arm']} {row['labels']} {row['beta']} {row['control']} s{row['seed']}"
-        axes.plot(at, row["gold_after"], "o", color=colour, label=label if number < 12 else None)
-        axes.plot(at, row["proxy_after"], "o", color=colour, fillstyle="none")
-        axes.plot([x[1] ** 0.5 for x in row["best_of"]], [x[2] for x in row["best_of"]], "-",
-                  color=colour, alpha=0.5)  # fmt: skip
-    axes.set(
-        xlabel="sqrt(KL from the fine-tuned model, nats)", ylabel="gold (filled), proxy (open)"
-    )
-    axes.legend(frameon=False, fontsize=7)
-    held = io.BytesIO()
-    figure.savefig(held, format="png")
-    return f'<img alt="gold against KL" src="data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}">'

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from scripts import instruct, instruct_measure, instruct_stages
+from scripts import instruct, instruct_measure, instruct_report, instruct_stages
 from scripts import instruct_task as task
 from train.core import validate
 
@@ -88,14 +88,23 @@ def test_best_of_and_intervals():
     assert low < 0.5 < high and high - low < 0.4
 
 
+def row(**changes):
+    made = {name: 0.5 for name in instruct_report.COLUMNS}
+    made |= {"arm": "sft", "labels": 1, "beta": 0.0, "control": "", "win_interval": [0.4, 0.6],
+             "best_of": [[1, 0.0, 0.1, 0.2]], "examples": [["<b>", "x", "y"]], "seed": 0}  # fmt: skip
+    return {**made, **changes}
+
+
 def test_the_report_escapes_and_averages(tmp_path):
-    row = {name: 0.5 for name in instruct_measure.COLUMNS}
-    row |= {"arm": "sft", "labels": 1, "beta": 0.0, "control": "", "win_interval": [0.4, 0.6],
-            "best_of": [[1, 0.0, 0.1, 0.2]], "examples": [["<b>", "x", "y"]]}  # fmt: skip
-    path = instruct_measure.report(tmp_path, [{**row, "seed": 0}, {**row, "seed": 1}])
-    text = path.read_text()
-    assert "&lt;b&gt;" in text and "standard error" in text and "<b>" not in text
-    assert len(json.loads((tmp_path / "report.json").read_text())) == 2
+    rows = [row(), row(seed=1, gold_after=1.5), row(control="gold"), row(arm="plain", beta=0.3)]
+    text = instruct_report.report(tmp_path, rows).read_text()
+    assert "&lt;b&gt;" in text and "<b>" not in text
+    assert "1.000 ± 0.500" in text and "control: gold" in text
+    assert json.loads((tmp_path / "report.json").read_text()) == rows
+    pytest.importorskip("matplotlib")
+    assert text.count("data:image/png") == 2 and (tmp_path / "curves.png").stat().st_size > 5000
+    only = instruct_report.report(tmp_path / "", [row(control="random")]).read_text()
+    assert only.count("data:image/png") == 1, "no curve without a policy that is no control"
 
 
 def test_without_the_judge_the_extra_is_named(monkeypatch):
