@@ -13,7 +13,7 @@ RUN := $(VENV)/bin/python
 # Compiled programs are kept between test runs; the small ones, too.
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.1 \
 	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
-TESTS := $(CACHE) $(RUN) -m pytest -n $(WORKERS) --durations=15
+TESTS := $(CACHE) $(RUN) -m pytest -n $(WORKERS) --dist worksteal --durations=15
 
 .PHONY: help setup train test test-long lint format clean
 
