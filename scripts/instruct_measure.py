@@ -6,13 +6,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from eval import preference
+from eval import preference, wins
 from scripts import instruct_task as task
 from scripts.instruct_stages import NEW, ROOM
 from train.core import bestof, checkpoint, rollout
 from train.data import instructions, prompts
 
-ROWS, TRIES = 256, 2000
+ROWS = 256
 
 
 class Reader:
@@ -84,8 +84,9 @@ def policy(folder, base, judge, requests, samples: int) -> dict:
     proxy = [scores(judge, made) for made in (before, after)]
     shift, scale = proxy[0].mean(), max(proxy[0].std(), 1e-6)
     lengths = [made["lengths"] for made in (before, after)]
-    wins = np.where(gold[1] == gold[0], 0.5, gold[1] > gold[0])
-    close = np.abs(lengths[0] - lengths[1]) <= 2
+    won = wins.outcomes(gold[1], gold[0])
+    groups = np.repeat(np.arange(len(requests)), samples)
+    sides = (won, lengths[1], lengths[0])
     out = {
         "gold_before": float(gold[0].mean()),
         "gold_after": float(gold[1].mean()),
@@ -95,25 +96,17 @@ def policy(folder, base, judge, requests, samples: int) -> dict:
         "length_after": float(lengths[1].mean()),
         "ended": float(after["ended"].mean()),
         "distinct": len(set(after["texts"])) / len(asked),
-        "win": float(wins.mean()),
-        "ties": float((gold[1] == gold[0]).mean()),
-        "win_interval": interval(wins.reshape(len(requests), -1).mean(1)),
-        "win_equal_length": float(wins[close].mean()) if close.any() else float("nan"),
-        "equal_length": float(close.mean()),
+        "win": float(won.mean()),
+        "ties": float((won == 0.5).mean()),
+        "win_interval": wins.interval(np.mean, groups, won),
+        "win_equal_length": wins.controlled(*sides),
+        "win_equal_length_interval": wins.interval(wins.controlled, groups, *sides),
     }
     out["best_of"] = best_of(gold[0], (proxy[0] - shift) / scale, len(requests))
     out["examples"] = [
         [asked[n], before["texts"][n], after["texts"][n]] for n in range(0, 5 * samples, samples)
     ]
     return out
-
-
-def interval(by_prompt, level: float = 0.95) -> list:
-    """A bootstrap interval of a mean over prompts."""
-    rng = np.random.default_rng(0)
-    draws = rng.integers(len(by_prompt), size=(TRIES, len(by_prompt)))
-    tail = (1 - level) / 2
-    return np.quantile(np.asarray(by_prompt)[draws].mean(1), [tail, 1 - tail]).tolist()
 
 
 def best_of(gold, proxy, groups: int) -> list:

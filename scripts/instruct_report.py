@@ -12,6 +12,7 @@ COLUMNS = (
     "reward_accuracy", "gold_before", "gold_after", "proxy_after", "kl", "win", "win_equal_length",
     "length_before", "length_after", "ended", "distinct",
 )  # fmt: skip
+INTERVALS = ("win", "win_equal_length")
 STYLE = (
     "body{font:15px/1.5 system-ui;margin:2rem auto;max-width:80rem;padding:0 1rem}"
     "td,th{padding:.2rem .5rem;text-align:left;border-bottom:1px solid #8884;font-variant-numeric:tabular-nums}"
@@ -21,8 +22,8 @@ WORDS = (
     "Gold is the judge's score, which neither reward model nor policy saw; proxy is the reward model's, in "
     "deviations of its scores of the fine-tuned model's answers. KL is from the fine-tuned model, in nats a "
     "sequence. A win is a higher gold than the fine-tuned model's answer to the same request (ties count "
-    "half); at equal length, of pairs whose lengths differ by at most two tokens. Intervals: 95 %, "
-    "bootstrap over requests. Errors are standard errors over seeds."
+    "half); at equal length: what a logistic regression on the difference in length says for none (Dubois et "
+    "al. 2024). Intervals: 95 %, bootstrap over requests. Errors are standard errors over seeds."
 )
 
 
@@ -77,11 +78,11 @@ def _seeds(rows) -> str:
             title(row["arm"], row["labels"], row["beta"], row["control"]),
             row["seed"],
             *(f"{row[column]:.3f}" for column in COLUMNS),
-            "{:.2f} to {:.2f}".format(*row["win_interval"]),
+            *("{:.2f} to {:.2f}".format(*row[f"{name}_interval"]) for name in INTERVALS),
         )
         for row in rows
     ]
-    table = _table(("cell", "seed", *COLUMNS, "win, 95 %"), lines)
+    table = _table(("cell", "seed", *COLUMNS, *(f"{name}, 95 %" for name in INTERVALS)), lines)
     return f"<h2>Every seed</h2><details><summary>{len(lines)} runs</summary>{table}</details>"
 
 
