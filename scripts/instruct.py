@@ -9,15 +9,14 @@ Reviews on request (`scripts.instruct_task`): a small model is fine-tuned on rev
 requests about half the time ("sft") or not at all ("plain"), answers are sampled and ranked by a noisy
 labeller, a reward model is trained on 1,024 or 256 rankings of four, and PPO follows it at a KL
 coefficient of 0, 0.05 or 0.3. Gold is never shown to reward model or policy but in the control "gold";
-the others are "shuffled" labels and a "random" reward, at 0.05. "page" has the labeller's judgements keyed
-into the labelling page in a browser, and what the page exports trained on. Prompts that are judged in the end are
-in no earlier stage. Each cell is kept as it ends, so that a grid goes on where it stopped. The report
-(report.html, report.json) has every seed, with gold and proxy, KL, length, win rate against the
-fine-tuned model with a bootstrap interval, the same for pairs of about equal length, and best of n.
+the others are "shuffled" labels and a "random" reward, at 0.05. "page" has the labeller's judgements
+keyed into the labelling page in a browser, and trains on what the page exports. Prompts that are judged
+in the end are in no earlier stage. Each cell is kept as it ends, so that a grid goes on where it stopped.
+The report (report.html, report.json) has every seed, with gold and proxy, KL, length, the win rate
+against the fine-tuned model and the same at equal length, with intervals, and best of n.
 
-Settings were tuned on seeds of 100 and up and are frozen in `scripts.instruct_stages`. On two CPU cores,
-seed 100, the first command: reward model right on 0.746 of the held-out (noisy) pairs, gold 2.70 -> 4.58
-at 2.2 nats, win rate 0.811 (0.780 to 0.838), 0.728 at equal length; answers grew from 11.2 to 16.0 tokens.
+Settings were tuned on seeds of 100 and up and are frozen in `configs/instruct_demo.py`; README.md has
+what seeds 0 to 4 gave.
 """
 
 import argparse
