@@ -239,7 +239,7 @@ def test_a_failing_save_before_the_stop_is_not_a_lie(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Checkpoints, "_start", full)
+    monkeypatch.setattr(Checkpoints, "_prepare", full)
     with pytest.raises(Anomaly) as error:
         fit(c, task(c, {5}), tmp_path)
     assert "is saved" not in str(error.value)

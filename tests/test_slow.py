@@ -1,0 +1,49 @@
+"""The list of slow tests: which are chosen, and that it names tests that there are."""
+
+import re
+from pathlib import Path
+
+from tests import slow
+
+ROOT = Path(__file__).resolve().parents[1]
+REPORT = """<testsuites><testsuite>
+<testcase classname="tests.a.test_b" name="test_one" time="5"/>
+<testcase classname="tests.a.test_b" name="test_two[x]" time="6"/>
+<testcase classname="tests.a.test_b" name="test_two[y]" time="7"/>
+<testcase classname="tests.a.test_b" name="test_three" time="1"/>
+<testcase classname="tests.a.test_b" name="test_five[a/x]" time="6"/>
+<testcase classname="tests.a.test_b" name="test_five[a/y]" time="7"/>
+<testcase classname="tests.a.test_b" name="test_five[b/x]" time="8"/>
+<testcase classname="tests.a.test_b" name="test_five[b/y]" time="9"/>
+<testcase classname="tests.a.test_b" name="test_four" time="9"><skipped message="no"/></testcase>
+</testsuite></testsuites>"""
+
+
+def test_of_several_cases_the_quickest_stays(tmp_path):
+    (tmp_path / "r.xml").write_text(REPORT)
+    found = slow.times([tmp_path / "r.xml"])
+    assert len(found) == 8
+    assert slow.choose(found, 4) == [
+        "tests/a/test_b.py::test_one",
+        "tests/a/test_b.py::test_two[y]",
+    ]
+    assert slow.choose(found, 8) == []
+
+
+def test_the_list_names_tests_that_there_are(request):
+    for node in slow.listed():
+        file, _, name = node.partition("::")
+        text = (ROOT / file).read_text()
+        assert re.search(rf"^def {name.partition('[')[0]}\(", text, re.M), node
+    held = {item.nodeid for item in request.session.items}
+    files = {node.partition("::")[0] for node in held}
+    whole = {f for f in files if f != "tests/test_slow.py"} and len(files) > 100
+    gone = [node for node in slow.listed() - held if whole and "[" in node]
+    marked = request.config.getoption("markexpr")
+    assert marked or not gone, f"no such cases: {gone}"
+
+
+def test_a_listed_test_is_marked(request):
+    marked = {item.nodeid for item in request.session.items if item.get_closest_marker("slow")}
+    held = {item.nodeid for item in request.session.items}
+    assert held & slow.listed() <= marked
