@@ -102,7 +102,6 @@ def test_with_adapters_the_reference_is_the_frozen_model(tmp_path):
         ({"preference.loss": "dop"}, "did you mean .dpo"),
         ({"preference.beat": 0.1}, "did you mean .beta"),
         ({"preference.beta": 0.0}, "beta above 0"),
-        ({"preference.loss": "kto", "micro": 2}, "expected config.micro=1"),
         ({"preference.loss": "cdpo", "preference.wrong": 0.6}, "expected 0 <= x < 0.5"),
     ],
 )
