@@ -104,11 +104,30 @@ def policy(folder, base, judge, requests, samples: int) -> dict:
         "win_equal_length": float(wins[close].mean()) if close.any() else float("nan"),
         "equal_length": float(close.mean()),
     }
+    out |= against(gold[0], proxy[0], len(requests))
     out["best_of"] = best_of(gold[0], (proxy[0] - shift) / scale, len(requests))
     out["examples"] = [
         [asked[n], before["texts"][n], after["texts"][n]] for n in range(0, 5 * samples, samples)
     ]
     return out
+
+
+def against(gold, proxy, groups: int) -> dict:
+    """How often the reward model orders two answers to a request as gold does, beside how often the
+    labeller does (its noise makes a pair's order logistic in the gap of gold), and by quarter of that
+    gap, from the smallest."""
+    gaps, sizes = [], []
+    for g, p in zip(gold.reshape(groups, -1), proxy.reshape(groups, -1), strict=True):
+        better, worse = np.nonzero(g[:, None] > g[None])
+        gaps += (p[better] - p[worse]).tolist()
+        sizes += (g[better] - g[worse]).tolist()
+    if not gaps:
+        return {"reward_gold": float("nan"), "labeller_gold": float("nan")}
+    sure = float(np.mean(1 / (1 + np.exp(-np.asarray(sizes)))))
+    found = preference.summary(np.asarray(gaps), np.asarray(sizes), np.asarray(proxy), sure)
+    out = {"reward_gold": found["accuracy"], "labeller_gold": found["ceiling"]}
+    quarters = [x for name, x in found.items() if name.startswith("accuracy/clear")]
+    return {**out, "reward_gold_by_gap": quarters}
 
 
 def interval(by_prompt, level: float = 0.95) -> list:
@@ -134,8 +153,8 @@ def best_of(gold, proxy, groups: int) -> list:
 
 
 COLUMNS = (
-    "reward_accuracy", "gold_before", "gold_after", "proxy_after", "kl", "win", "win_equal_length",
-    "length_before", "length_after", "ended", "distinct",
+    "reward_accuracy", "reward_gold", "labeller_gold", "gold_before", "gold_after", "proxy_after", "kl",
+    "win", "win_equal_length", "length_before", "length_after", "ended", "distinct",
 )  # fmt: skip
 
 
@@ -150,14 +169,14 @@ def report(out, rows) -> Path:
         name = f"{row['arm']} {row['labels']} beta {row['beta']} {row['control']}"
         groups.setdefault(name, []).append(row)
         low, high = row["win_interval"]
-        body = "".join(f"<td>{row[c]:.3f}</td>" for c in COLUMNS)
+        body = "".join(f"<td>{row.get(c, np.nan):.3f}</td>" for c in COLUMNS)
         lines.append(
             f"<tr><td>{name} seed {row['seed']}</td>{body}<td>{low:.2f}-{high:.2f}</td></tr>"
         )
     for name, group in groups.items():
         if len(group) > 1:
             stats = [(np.mean(x), np.std(x, ddof=1) / len(x) ** 0.5)
-                     for x in ([row[c] for row in group] for c in COLUMNS)]  # fmt: skip
+                     for x in ([row.get(c, np.nan) for row in group] for c in COLUMNS)]  # fmt: skip
             body = "".join(f"<td>{m:.3f} &plusmn; {e:.3f}</td>" for m, e in stats)
             lines.append(f"<tr><th>{name}, mean &plusmn; standard error</th>{body}<td></td></tr>")
     shown = "".join(

@@ -88,6 +88,16 @@ def test_best_of_and_intervals():
     assert low < 0.5 < high and high - low < 0.4
 
 
+def test_a_reward_model_is_held_against_gold_and_its_labeller():
+    gold = np.tile([0.0, 1.0, 2.0, 4.0], 2)
+    proxy = np.concatenate([gold[:4], -gold[4:]])
+    found = instruct_measure.against(gold, proxy, 2)
+    assert found["reward_gold"] == pytest.approx(0.5) and len(found["reward_gold_by_gap"]) == 4
+    sizes = np.asarray([1, 2, 4, 1, 3, 2])
+    assert found["labeller_gold"] == pytest.approx((1 / (1 + np.exp(-sizes))).mean())
+    assert instruct_measure.against(gold, gold, 2)["reward_gold"] == 1
+
+
 def test_the_report_escapes_and_averages(tmp_path):
     row = {name: 0.5 for name in instruct_measure.COLUMNS}
     row |= {"arm": "sft", "labels": 1, "beta": 0.0, "control": "", "win_interval": [0.4, 0.6],

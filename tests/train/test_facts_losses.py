@@ -136,7 +136,25 @@ def test_of_preferences(tmp_path, loss, mean):
     task, params, batch, frozen = pairs(loss, folder=tmp_path, mean=mean, sft=sft, wrong=wrong)
     padded = {n: np.pad(x, ((0, 0), (0, 0), (0, 3))) if x.ndim == 3 else x
               for n, x in batch.items()}  # fmt: skip
-    bigrams.invariant(task, params, batch, padded, frozen, tolerance=5e-5)
+    found = bigrams.invariant(task, params, batch, padded, frozen, tolerance=5e-5)
+    assert np.isfinite(found)
+
+
+def test_the_chosen_s_likelihood_is_watched_and_may_be_added(tmp_path):
+    found = {}
+    for sft in (0.0, 0.5):
+        task, params, batch, frozen = pairs("dpo", folder=tmp_path, sft=sft)
+        found[sft], (_, sums) = task.loss(params, frozen, {}, batch, None, task.totals(batch))
+    logits = np.asarray(params["w"], np.float64)[batch["tokens"][:, 0, :-1]]
+    each = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    each = np.take_along_axis(each, batch["tokens"][:, 0, 1:, None], -1)[..., 0]
+    weights = batch["weights"][:, 0]
+    each = each * weights[:, 1:]
+    assert float(found[0.5] - found[0.0]) == pytest.approx(
+        -0.5 * each.sum() / weights.sum(), rel=1e-4
+    )
+    assert float(sums["chosen"][0]) == pytest.approx(each.sum(), rel=1e-5)
+    assert float(sums["chosen"][1]) == 8
 
 
 def test_kto_s_point_is_of_the_whole_window_in_the_step_too(tmp_path):

@@ -167,6 +167,23 @@ def test_scores_that_are_no_numbers(monkeypatch):
         scorer({"tokens": jnp.ones((2, 3)), "mask": jnp.ones((2, 3))}, asked)
 
 
+def test_an_answer_ends_with_its_end_of_text_which_is_trained_and_not_read():
+    tokenizer = types.SimpleNamespace(
+        vocab=6, eos=2, pad=-1, decode=lambda ids: bytes(ids.tolist()).hex()
+    )
+    writer = rollout.Writer(bigrams.Bigrams(), tokenizer, {"temperature": 1.0, "new": 4})
+    assert writer.settings.fill == writer.settings.eos[0] == 2, "what pads is the end of text"
+    out = types.SimpleNamespace(
+        sequences=np.asarray([[0, 5, 4, 2, 2, 2], [5, 3, 4, 4, 4, 4]]), lengths=np.asarray([2, 4]),
+        stopped=np.asarray([True, False]), sample_log_probs=np.zeros((2, 4)),
+    )  # fmt: skip
+    writer._sample = lambda *_: out
+    made = writer(None, out.sequences[:, :2], np.asarray([[0, 1], [1, 1]]), np.asarray([1, 2]))
+    assert made["answer"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
+    assert made["mask"].tolist() == [[0, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]]
+    assert writer.texts(made) == ["04", "04040404"]
+
+
 def test_k1_is_no_loss(tmp_path):
     made = aligned.config("ppo", tmp_path, [{"prompt": "a"}], **{"kl.estimator": "k1"})
     with pytest.raises(ValueError, match="kl.estimator"):

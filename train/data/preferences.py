@@ -46,8 +46,15 @@ def open_parts(config) -> tuple[dict, float]:
     if source in embedded_sets.VADER:
         parts = _rated_parts(config, source)
         return parts, ceiling(parts.get("valid", parts["train"]))
-    parts = instructions.open_parts(config, read, keys)
+    parts = instructions.open_parts(config, _some, keys)
     return parts, ceiling(parts.get("valid", parts["train"]))
+
+
+def _some(table: Table, config) -> list:
+    found = read(table, config)
+    if not found:
+        raise ValueError(f"{table.source} holds no comparison: every rank is tied, or outvoted")
+    return found
 
 
 def keys(found) -> list:
