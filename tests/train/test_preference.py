@@ -60,7 +60,7 @@ def test_the_reference_has_no_gradient_and_prompts_do_not_count(dpo):
     [
         ({"preference.loss": "ipo", "preference.mean": "tokens"}, 25.0),
         ({"preference.loss": "cdpo", "preference.wrong": 0.1}, np.log(2)),
-        ({"preference.loss": "kto"}, 0.5),
+        ({"preference.loss": "kto", "batch": 16, "micro": 2}, 0.5),
     ],
 )
 def test_each_starts_where_it_should_and_learns(tmp_path, changes, start):
