@@ -14,7 +14,8 @@ policy that knows nothing; two CPU cores, about a minute. Expected: `round/rewar
 to above 0.3. `:sort`: GRPO (or another
 method) from the run of configs/sft.py:tiny, 1 for letters in the right order; `valid/reward` is pass@1.
 `:instructgpt`: the paper's PPO at our sizes: beta 0.02, clip 0.2, GAE without discount,
-the pre-training mix at 27.8, an averaged policy (decay 0.992). `:grpo`, `:dr_grpo`, `:rloo`, `:best`:
+the pre-training mix at 27.8, an averaged policy (decay 0.992), 256,000 episodes in rounds of 512, each
+gone through once in minibatches of 64. `:grpo`, `:dr_grpo`, `:rloo`, `:best`:
 the group methods with a reward that can be verified (Shao et al. 2024; Liu et al. 2025; Ahmadian et
 al. 2024). No published number at these sizes.
 """
@@ -41,6 +42,7 @@ def get_config(variant="tiny"):
             ppo=dict(
                 method="ppo", group=4, epochs=2, minibatches=4, new=8, temperature=1.0, gamma=1.0,
                 lam=0.95, clip=0.2, clip_high=0.0, dual=0.0, clip_value=0.2, value=0.1, aggregate="",
+                ratio="", surrogate="clip", cap=5.0,
             ),
             kl=dict(
                 beta=0.001, controller="fixed", target=6.0, horizon=10_000.0, place="reward",
@@ -99,7 +101,6 @@ def _scaled(config, variant):
     config.reward.kind = "exact"
     if variant == "instructgpt":
         config.reward.update(kind="model", missing_eos="replace", normalise=True)
-        config.ppo.update(epochs=4)
         config.optim.update(lr=9e-6, schedule="constant", end=1.0, ema=0.992)
         config.mix.update(weight=27.8, source="shakespeare")
     else:

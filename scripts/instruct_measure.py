@@ -102,11 +102,30 @@ def policy(folder, base, judge, requests, samples: int) -> dict:
         "win_equal_length": wins.controlled(*sides),
         "win_equal_length_interval": wins.interval(wins.controlled, groups, *sides),
     }
+    out |= against(gold[0], proxy[0], len(requests))
     out["best_of"] = best_of(gold[0], (proxy[0] - shift) / scale, len(requests))
     out["examples"] = [
         [asked[n], before["texts"][n], after["texts"][n]] for n in range(0, 5 * samples, samples)
     ]
     return out
+
+
+def against(gold, proxy, groups: int) -> dict:
+    """How often the reward model orders two answers to a request as gold does, beside how often the
+    labeller does (its noise makes a pair's order logistic in the gap of gold), and by quarter of that
+    gap, from the smallest."""
+    gaps, sizes = [], []
+    for g, p in zip(gold.reshape(groups, -1), proxy.reshape(groups, -1), strict=True):
+        better, worse = np.nonzero(g[:, None] > g[None])
+        gaps += (p[better] - p[worse]).tolist()
+        sizes += (g[better] - g[worse]).tolist()
+    if not gaps:
+        return {"reward_gold": float("nan"), "labeller_gold": float("nan")}
+    sure = float(np.mean(1 / (1 + np.exp(-np.asarray(sizes)))))
+    found = preference.summary(np.asarray(gaps), np.asarray(sizes), np.asarray(proxy), sure)
+    out = {"reward_gold": found["accuracy"], "labeller_gold": found["ceiling"]}
+    quarters = [x for name, x in found.items() if name.startswith("accuracy/clear")]
+    return {**out, "reward_gold_by_gap": quarters}
 
 
 def best_of(gold, proxy, groups: int) -> list:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 COLUMNS = (
-    "reward_accuracy", "gold_before", "gold_after", "proxy_after", "kl", "win", "win_equal_length",
-    "length_before", "length_after", "ended", "distinct",
+    "reward_accuracy", "reward_gold", "labeller_gold", "gold_before", "gold_after", "proxy_after", "kl",
+    "win", "win_equal_length", "length_before", "length_after", "ended", "distinct",
 )  # fmt: skip
 INTERVALS = ("win", "win_equal_length")
 STYLE = (

@@ -10,7 +10,9 @@
     rloo     minus the mean of the others, ratios of whole answers (Ahmadian et al. 2024)
     best     likelihood of the best of `group` answers: rejection-sampling fine-tuning
 
-The aggregation (`ppo.aggregate`, "" the method's own), the temperature, what becomes of an answer that
+`ppo.ratio` "sequence" with clip 3e-4 and clip_high 4e-4 is GSPO's ratio, `ppo.surrogate` "cispo" the loss
+of CISPO with ratios up to `ppo.cap`, clip_high 0.28 and the aggregation "tokens" DAPO's. The aggregation
+and the ratio (`ppo.aggregate`, `ppo.ratio`, "" the method's own), the temperature, what becomes of an answer that
 does not end (`reward.missing_eos`), and where the KL to the frozen reference goes are named in the
 config: `kl.place` "reward" is k1 in the reward (beta fixed, or adaptive towards `kl.target`), "loss" an
 estimator in the loss (k3 is GRPO's, whose gradient is that of the forward KL). `reward.kind` is "model",
@@ -40,7 +42,7 @@ SECTIONS = {
     "ppo": {
         "method": "ppo", "group": 4, "epochs": 4, "minibatches": 1, "new": 16, "temperature": 1.0,
         "gamma": 1.0, "lam": 0.95, "clip": 0.2, "clip_high": 0.0, "dual": 0.0, "clip_value": 0.2,
-        "value": 0.1, "aggregate": "",
+        "value": 0.1, "aggregate": "", "ratio": "", "surrogate": "clip", "cap": 5.0,
     },
     "kl": {
         "beta": 0.05, "controller": "fixed", "target": 6.0, "horizon": 10_000.0, "place": "reward",
@@ -89,12 +91,15 @@ def settings(config) -> dict:
     one_of("ppo.method", ppo["method"], rollout.METHODS)
     ppo["aggregate"] = ppo["aggregate"] or AGGREGATE[ppo["method"]]
     one_of("ppo.aggregate", ppo["aggregate"], policy.AGGREGATIONS)
+    ppo["ratio"] = ppo["ratio"] or ("product" if ppo["method"] == "rloo" else "token")
+    one_of("ppo.ratio", ppo["ratio"], policy.LEVELS)
+    one_of("ppo.surrogate", ppo["surrogate"], policy.SURROGATES)
     one_of("kl.controller", how["kl"]["controller"], kl.CONTROLLERS)
     one_of("kl.place", how["kl"]["place"], ("reward", "loss"))
     one_of("kl.estimator", how["kl"]["estimator"], ("k2", "k3"))
     one_of("reward.missing_eos", reward["missing_eos"], rewards.ENDINGS)
     one_of("reward.kind", reward["kind"], ("model", *rewards.PLAIN))
-    names = ("group", "epochs", "minibatches", "new", "temperature", "clip")
+    names = ("group", "epochs", "minibatches", "new", "temperature", "clip", "cap")
     positive("ppo", ppo, names)
     size = config.batch * ppo["minibatches"]
     if ppo["method"] in rollout.GROUPED and (ppo["group"] < 2 or size % ppo["group"]):
@@ -128,6 +133,8 @@ def _open(config):
     tokenizer = tasks.open_tokenizer(config, checkpoint.find, texts, encoder=False)
     loop.fits(o, tokenizer)
     tokenizer.chat_template = origin.template(config, tokenizer)
+    for name in ("reference", "reward"):
+        tasks.same_tokens(config.get(name, {}), tokenizer, checkpoint.find, f"config.{name}")
     dialogue = instructions.Dialogue(tokenizer, tokenizer.chat_template)
     room = config.length - how["ppo"]["new"]
     rows = {part: prompts.encode(found, dialogue, room) for part, found in parts.items()}
@@ -207,7 +214,6 @@ def make_task(config, o, value, tokenizer, setting, frozen, given=None) -> Task:
     model, critic = build(o), value and build(value)
     how = setting.how
     ppo, penalty, weight = how["ppo"], how["kl"], how["mix"]["weight"]
-    level = "product" if ppo["method"] == "rloo" else "token"
 
     def totals(batch):
         found = policy.counts(batch["answer"])
@@ -220,13 +226,13 @@ def make_task(config, o, value, tokenizer, setting, frozen, given=None) -> Task:
         own = {"params": params["policy"]}
         found, _ = of_tokens(model, own, both, ppo["temperature"], tokenizer.vocab)
         found = jnp.where(mask > 0, found[:, -ppo["new"] :], batch["old"])
-        ratio = policy.ratios(found, batch["old"], mask, level)
-        each = rounds.loss_of(ratio, found, batch, ppo)
+        ratio = policy.ratios(found, batch["old"], mask, ppo["ratio"])
+        each = policy.loss_of(ratio, found, batch, ppo)
         if penalty["place"] == "loss" and penalty["beta"]:
             far = kl.estimate(found, batch["reference"], penalty["estimator"])
             each = each + penalty["beta"] * far * (mask > 0)
         value = policy.aggregate(each, mask, ppo["aggregate"], totals, ppo["new"])
-        sums = rounds.watch(ratio, found, batch, ppo)
+        sums = policy.watch(ratio, found, batch, ppo)
         if critic is not None:
             said = rounds._values(critic, params["value"], both, ppo["new"])
             square, cut = policy.value_loss(

@@ -76,10 +76,6 @@ def settings(config) -> dict:
             f"config.preference has mean={found['mean']!r} and beta={found['beta']}; expected "
             f"{' or '.join(preferences.MEANS)}, and beta above 0"
         )
-    if found["loss"] == "kto" and config.get("micro", 1) > 1:
-        raise ValueError(
-            "kto's reference point is a mean over the whole batch; expected config.micro=1"
-        )
     return found
 
 
@@ -106,6 +102,7 @@ def _open(config):
     tokenizer = tasks.open_tokenizer(config, checkpoint.find, texts, encoder=False)
     loop.fits(o, tokenizer)
     tokenizer.chat_template = origin.template(config, tokenizer)
+    tasks.same_tokens(config.get("reference", {}), tokenizer, checkpoint.find, "config.reference")
     dialogue = instructions.Dialogue(tokenizer, tokenizer.chat_template)
     fill, makes, about = max(tokenizer.pad, 0), {}, {"tokenizer": tokenizer.hash}
     for part, found in parts.items():
@@ -130,14 +127,19 @@ def _open(config):
 
 
 def _judged(rows, found, dialogue, length, fill):
-    """Every chosen answer as a good one, every rejected one as a bad one."""
+    """Answers that are chosen in most of their pairs as good ones, rejected in most as bad ones.
+
+    An answer in the middle of a ranking is neither and is left out.
+    """
     prompts = [dialogue.prompt(item.prompt) for item in found]
-    single = {}
+    if len(prompts) < 2:
+        raise ValueError(
+            "KTO compares an answer with another prompt's; expected at least 2 prompts"
+        )
+    single = []
     for number, (row, item) in enumerate(zip(rows, found, strict=True)):
-        for i, j in np.argwhere(item.better > 0).tolist():
-            single.setdefault((number, i), (row[i], number, True))
-            single.setdefault((number, j), (row[j], number, False))
-    single = list(single.values())
+        ahead = (item.better.sum(1) - item.better.sum(0)).tolist()
+        single += [(row[i], number, net > 0) for i, net in enumerate(ahead) if net]
     return compared.judged(single, prompts, length, fill), len(single)
 
 
@@ -145,24 +147,34 @@ def make_task(config, o: Options, tokenizer, stream, held, frozen) -> Task:
     """The objective as pure functions; frozen: the reference, or its shapes."""
     model, how, adapt = build(o), settings(config), lora.settings(config)
     whole = lambda params, frozen: lora.merge(frozen, params, adapt) if adapt["rank"] else params
-    measure = _single if how["loss"] == "kto" else _pairs
+    single = how["loss"] == "kto"
+    measure = _single if single else _pairs
 
     def totals(batch):
         real = batch.get("rows", jnp.ones(batch["tokens"].shape[0]))
         chosen = (batch["weights"][:, 0] * real[:, None]).sum()
         return {"rows": jnp.maximum(real.sum(), 1), "tokens": jnp.maximum(chosen, 1)}
 
-    def loss(params, frozen, extra, batch, rng, totals):
+    def sides(params, frozen, extra, batch):
         flat = {n: batch[n].reshape(-1, batch[n].shape[-1]) for n in ("tokens", "mask")}
         ours, _ = of_tokens(model, {"params": whole(params, frozen), **extra}, flat)
         theirs, _ = of_tokens(model, {"params": frozen}, flat)
-        sides = [x.reshape(batch["tokens"].shape) for x in (ours, jax.lax.stop_gradient(theirs))]
-        value, sums = measure(*sides, batch, how, totals)
+        return [x.reshape(batch["tokens"].shape) for x in (ours, jax.lax.stop_gradient(theirs))]
+
+    def loss(params, frozen, extra, batch, rng, totals):
+        batch = _side(batch, slice(0, 1)) if single else batch
+        value, sums = measure(*sides(params, frozen, extra, batch), batch, how, totals)
         return value, (extra, sums)
+
+    def window(params, frozen, extra, batch):
+        batch = _side(batch, slice(1, 2))
+        ours, theirs = sides(params, frozen, extra, batch)
+        return {"mismatched": _log_ratios(ours, theirs, batch).sum()}
 
     evaluators = {}
     if held is not None:
-        evaluators["valid"] = _evaluator(loss, totals, frozen, held, loop.placer(config))
+        ahead = window if single else lambda *_: {}
+        evaluators["valid"] = _evaluator(loss, totals, ahead, frozen, held, loop.placer(config))
     low_rank = dict(init=lambda key: (lora.init(key, frozen, adapt), {}), based=True)
     return loop.task(
         model,
@@ -173,10 +185,10 @@ def make_task(config, o: Options, tokenizer, stream, held, frozen) -> Task:
         evaluators=evaluators,
         frozen=frozen,
         dropout=False,
+        window=window if single else None,
         rules=lora.RULES,
         flops=lambda batch: (
-            4
-            / 3
+            (1 if single else 4 / 3)
             * loop.flops(o, {"tokens": batch["tokens"].reshape(-1, batch["tokens"].shape[-1])})
         ),
         **(low_rank if adapt["rank"] else {}),
@@ -208,14 +220,25 @@ def _pairs(ours, theirs, batch, how, totals):
     return value, {name: ((x * real).sum(), count) for name, x in rows.items()}
 
 
+def _side(batch, which: slice) -> dict:
+    """The answers [n,1,T] of a batch of KTO's [n,2,T]: the judged ones first, the mismatched second."""
+    return {name: x[:, which] if x.ndim == 3 else x for name, x in batch.items()}
+
+
+def _log_ratios(ours, theirs, batch):
+    """log pi / pi_ref of answers [n,1,T] -> [n], 0 where a row only fills the batch."""
+    found = preferences.answer_log_probs(ours - theirs, batch["weights"])[:, 0]
+    return found * batch.get("rows", 1.0)
+
+
 def _single(ours, theirs, batch, how, totals):
-    """The loss of answers that were called good or bad [n,2,T], the mismatched second."""
-    weights, good = batch["weights"], batch["good"]
-    real = batch.get("rows", jnp.ones(weights.shape[0]))
-    policy = preferences.answer_log_probs(ours, weights)
-    base = preferences.answer_log_probs(theirs, weights)
-    ratio = policy[:, 0] - base[:, 0]
-    point = preferences.kto_reference(policy[:, 1] * real, base[:, 1] * real, totals["rows"])
+    """The loss of answers that were called good or bad [n,1,T].
+
+    totals["mismatched"]: the sum of the whole batch's log-ratios of mismatched answers.
+    """
+    good, real = batch["good"], batch.get("rows", jnp.ones(batch["good"].shape[0]))
+    ratio = _log_ratios(ours, theirs, batch)
+    point = preferences.kto_reference(totals["mismatched"][None], jnp.zeros(1), totals["rows"])
     each = preferences.kto(ratio, good, point, how["beta"], (how["good"], how["bad"]))
     sums = {"reference_kl": (point * real.sum(), real.sum())}
     for name, which in (("reward_chosen", good), ("reward_rejected", ~good)):
@@ -223,13 +246,13 @@ def _single(ours, theirs, batch, how, totals):
     return (each * real).sum() / totals["rows"], sums
 
 
-def _evaluator(loss, totals, frozen, held, place):
+def _evaluator(loss, totals, window, frozen, held, place):
     """`run(variables)`: the loss and its metrics over the held-out pairs."""
 
     @jax.jit
     def score(variables, frozen, batch):
         extra = {name: x for name, x in variables.items() if name != "params"}
-        found = totals(batch)
+        found = {**totals(batch), **window(variables["params"], frozen, extra, batch)}
         value, (_, sums) = loss(variables["params"], frozen, extra, batch, None, found)
         return {"loss": (value * found["rows"], found["rows"]), **sums}
 

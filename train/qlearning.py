@@ -220,18 +220,23 @@ def limit(env) -> int:
 def optimum(how, env, world) -> float:
     """What the greedy policy of Q* earns on average within the time limit."""
     q = tabular.optimum(*world, how["gamma"])
-    return tabular.reached(*world, q.argmax(-1), int(env.reset(seed=0)[0]), limit(env))
+    return tabular.reached(*world, q.argmax(-1), begin(env), limit(env))
+
+
+def begin(env) -> np.ndarray:
+    """The probability [S] of each state at the start of an episode."""
+    return np.asarray(env.unwrapped.initial_state_distrib, float)
 
 
 def measure(how, env, world, q) -> dict:
     """return, and the largest error of Q in the states that its own greedy policy can be in."""
     best = tabular.optimum(*world, how["gamma"])
-    start = int(env.unwrapped.initial_state_distrib.argmax())
+    start = begin(env)
     greedy = np.asarray(q).argmax(-1)
     seen = tabular.visited(world[0], greedy, start)
     off = np.abs(np.asarray(q)[seen, greedy[seen]] - best[seen, greedy[seen]])
     return {
         "return": tabular.reached(*world, greedy, start, limit(env)),
         "error": float(off.max()),
-        "value": float(np.asarray(q)[start].max()),
+        "value": float(start @ np.asarray(q).max(-1)),
     }

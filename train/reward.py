@@ -6,7 +6,8 @@ Loss: for each prompt the mean over its pairs of -log sigmoid(r_w - r_l - margin
 read once, then the mean over prompts (equation 1); `config.reward.centre` c adds c (r_w + r_l)^2. A
 decoder's score is read at the last real token, an encoder's at its pooled state; the head starts as
 N(0, 1 / (D + 1)) with bias 0. After training the held-out comparisons give accuracy beside its ceiling,
-accuracy by margin, calibration, and the scores' mean and deviation (reward.json).
+accuracy by margin, calibration, and the scores' mean and deviation (reward.json). The first line says how
+many epochs the steps make: the paper's reward models overfit with more than one.
 """
 
 import json
@@ -22,6 +23,7 @@ from models.options import Options
 from train.core import checkpoint, loop, lora, origin, preferences
 from train.core.fit import Fitted
 from train.core.plan import Plan, plan
+from train.core.sections import section
 from train.core.state import Task
 from train.data import answers, compared, instructions
 from train.data import preferences as data
@@ -84,6 +86,7 @@ def _open(config):
         fill = max(tokenizer.pad, 0)
         makes[part] = compared.ranked(rows, found, config.length, fill, encoder), len(rows)
         about[part] = answers.digest([rows, [item.better for item in found]])
+    counts.append(f"{config.steps * config.batch / makes['train'][1]:.1f} epochs")
     if jax.process_index() == 0:
         print("; ".join(counts), flush=True)
     stream = answers.Stream(*makes["train"], config, *loop.slices(config), about)
@@ -102,8 +105,8 @@ def _texts(item):
 def make_task(config, o: Options, tokenizer, stream, held, base=None) -> Task:
     """The objective as pure functions. base: with LoRA the frozen parameters, or their shapes."""
     model, how = build(o), lora.settings(config)
-    margin = float(config.reward.get("margin", 0.0)) if "reward" in config else 0.0
-    centre = float(config.reward.get("centre", 0.0)) if "reward" in config else 0.0
+    own_loss = section(config, "reward", {"margin": 0.0, "centre": 0.0})
+    margin, centre = own_loss["margin"], own_loss["centre"]
     whole = lambda params, frozen: params if base is None else lora.merge(frozen, params, how)
 
     def totals(batch):

@@ -94,6 +94,16 @@ def row(**changes):
     return {**made, **changes}
 
 
+def test_a_reward_model_is_held_against_gold_and_its_labeller():
+    gold = np.tile([0.0, 1.0, 2.0, 4.0], 2)
+    proxy = np.concatenate([gold[:4], -gold[4:]])
+    found = instruct_measure.against(gold, proxy, 2)
+    assert found["reward_gold"] == pytest.approx(0.5) and len(found["reward_gold_by_gap"]) == 4
+    sizes = np.asarray([1, 2, 4, 1, 3, 2])
+    assert found["labeller_gold"] == pytest.approx((1 / (1 + np.exp(-sizes))).mean())
+    assert instruct_measure.against(gold, gold, 2)["reward_gold"] == 1
+
+
 def test_the_report_escapes_and_averages(tmp_path):
     rows = [row(), row(seed=1, gold_after=1.5), row(control="gold"), row(arm="plain", beta=0.3)]
     text = instruct_report.report(tmp_path, rows).read_text()

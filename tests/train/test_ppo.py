@@ -164,7 +164,12 @@ def test_a_reward_is_learned_and_a_run_goes_on_bit_for_bit(tmp_path):
     rows = [row for row in log.read(tmp_path / "whole") if "round/reward" in row]
     assert len(rows) == 2 and abs(rows[0]["round/kl"]) < 1e-4
     assert rows[0]["round/score"] == pytest.approx(0, abs=1e-3)
-    assert rows[1]["round/beta"] != rows[0]["round/beta"]
+    less = 1 - 0.2 * 16 / 10_000  # KL is 0 of a target of 6, over the 16 answers of a round
+    assert rows[1]["round/beta"] == pytest.approx(rows[0]["round/beta"] * less, rel=1e-6)
+    assert all("round/" + name in rows[1] for name in ("explained", "distinct", "entropy"))
+    shown = [json.loads(x) for x in (tmp_path / "whole" / rounds.SAMPLES).read_text().splitlines()]
+    assert {row["step"] for row in shown} == {8} and 1 <= len(shown) <= 5
+    assert set(shown[0]) == {"step", "prompt", "answer", "reward"}
     assert whole.metrics["valid/reward"] >= 0
     _, model, variables, _ = checkpoint.load_run(tmp_path / "whole")
     assert "embed" in variables["params"] and model.o.head == "lm"

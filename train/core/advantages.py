@@ -71,29 +71,25 @@ def group(rewards, size: int, spread: str = "group", eps: float = 1e-4):
         raise ValueError(f"advantages have no spread {spread!r}; {nearest(spread, SPREADS)}")
     rows = _groups(rewards, size)
     real = ~jnp.isnan(rows)
-    centred = jnp.where(real, rows - _mean(rows, real, -1), 0)
+    centred = _centred(rows, real)
     if spread == "none":
         return centred.reshape(-1)
     if spread == "batch":
         whole = jnp.where(real, rows - _mean(rows, real, None), 0)
         return (centred / (_deviation(whole, real, None) + eps)).reshape(-1)
-    equal = jnp.max(jnp.where(real, rows, -jnp.inf), -1) <= jnp.min(
-        jnp.where(real, rows, jnp.inf), -1
-    )
-    found = centred / (_deviation(centred, real, -1) + eps)
-    return jnp.where(equal[:, None], 0, found).reshape(-1)
+    return (centred / (_deviation(centred, real, -1) + eps)).reshape(-1)
 
 
 def leave_one_out(rewards, size: int):
     """A_i = r_i - mean of the others' = n / (n - 1) (r_i - mean) (Ahmadian et al. 2024, RLOO).
 
-    NaN rewards are left out of every baseline and get 0, as does an answer without any other.
+    NaN rewards are left out of every baseline and get 0, as does an answer without any other, and
+    exactly so a group of equal rewards.
     """
     rows = _groups(rewards, size)
     real = ~jnp.isnan(rows)
     count = jnp.sum(real, -1, keepdims=True)
-    centred = jnp.where(real, rows - _mean(rows, real, -1), 0)
-    return (centred * count / jnp.maximum(count - 1, 1)).reshape(-1)
+    return (_centred(rows, real) * count / jnp.maximum(count - 1, 1)).reshape(-1)
 
 
 def scaled(advantages, eps: float = 1e-4):
@@ -109,6 +105,14 @@ def _groups(rewards, size):
             f"{rewards.shape[0]} answers are no groups of {size}; expected at least 2 to a prompt"
         )
     return rewards.reshape(-1, size)
+
+
+def _centred(rows, real):
+    """Rewards less their group's mean; 0 without a reward, and where all of a group are equal: the
+    mean of seven times 0.1 is not 0.1."""
+    highest = jnp.max(jnp.where(real, rows, -jnp.inf), -1, keepdims=True)
+    lowest = jnp.min(jnp.where(real, rows, jnp.inf), -1, keepdims=True)
+    return jnp.where(real & (highest > lowest), rows - _mean(rows, real, -1), 0)
 
 
 def _mean(rows, real, axis):

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from train.core.errors import nearest
 
 AGGREGATIONS = ("tokens", "sequences", "sums", "fixed")
+LEVELS = ("token", "sequence", "product")
+SURROGATES = ("clip", "cispo")
 
 
 def counts(mask) -> dict:
@@ -54,7 +56,7 @@ def ratios(log_probs, old, mask, level: str = "token"):
             jax.lax.stop_gradient(whole) + difference - jax.lax.stop_gradient(difference)
         )
     if level != "product":
-        raise ValueError(f"ratios have no level {level!r}; expected token, sequence or product")
+        raise ValueError(f"ratios have no level {level!r}; expected {', '.join(LEVELS)}")
     return jnp.broadcast_to(jnp.exp(whole), difference.shape)
 
 
@@ -113,3 +115,32 @@ def soft(ratio, advantages, up: float = 1.0, down: float = 1.05):
     """-A 4 sigmoid(t (r - 1)) / t, a gate instead of a cut (Gao et al. 2025); t by the sign of A."""
     t = jnp.where(advantages > 0, up, down)
     return -advantages * 4 * jax.nn.sigmoid(t * (ratio - 1)) / t
+
+
+def loss_of(ratio, log_probs, batch, how: dict):
+    """The policy's loss of every token [n,R] by `how`: method, surrogate, clip, clip_high, dual, cap."""
+    if how["method"] == "best":
+        return -batch["advantages"] * log_probs
+    if how["surrogate"] == "cispo":
+        return cispo(ratio, log_probs, batch["advantages"], how["cap"])
+    bounds = (how["clip"], how["clip_high"], how["dual"])
+    return clipped(ratio, batch["advantages"], *bounds)
+
+
+def watch(ratio, log_probs, batch, how: dict) -> dict:
+    """(sum, count) of what to watch of a minibatch, over the answers' tokens.
+
+    ratio and clipped are of the loss's own ratios; apart: |pi / pi_old - 1| of each token.
+    """
+    mask = batch["answer"]
+    cut = clipped_share(ratio, batch["advantages"], how["clip"], how["clip_high"])
+    if how["surrogate"] == "cispo":
+        cut = (ratio > how["cap"]).astype(ratio.dtype)
+    rows = {
+        "ratio": ratio,
+        "clipped": cut,
+        "apart": jnp.abs(jnp.exp(log_probs - batch["old"]) - 1),
+        "moved": moved(log_probs, batch["old"]),
+        "entropy": -log_probs,
+    }
+    return {name: (jnp.sum(x * mask), jnp.sum(mask)) for name, x in rows.items()}

@@ -13,6 +13,7 @@ import numpy as np
 from train.core.errors import nearest
 
 ENDINGS = ("none", "replace", "subtract")
+UNSURE = "\na reward that cannot say is for group methods"
 
 
 def missing_eos(scores, ended, rule: str = "replace", amount: float = 1.0):
@@ -50,16 +51,30 @@ def place(kl, scores, mask, beta, after: bool = False):
     return -beta * kl * mask + here * jnp.asarray(scores, kl.dtype)[:, None]
 
 
-def finite(scores, where: str = "the reward") -> np.ndarray:
+def finite(scores, where: str = "the reward", hint: str = UNSURE) -> np.ndarray:
     """Scores [B] as float32; ValueError counts those that are None or not finite."""
     found = np.asarray([np.nan if s is None else s for s in np.asarray(scores, object)], np.float32)
     bad = np.flatnonzero(~np.isfinite(found))
     if len(bad):
         raise ValueError(
             f"{where} of {len(bad)} answers of {len(found)} is {found[bad[0]]} (the first is answer "
-            f"{bad[0]}); expected a finite number\na reward that cannot say is for group methods"
+            f"{bad[0]}); expected a finite number{hint}"
         )
     return found
+
+
+def plain(found) -> np.ndarray:
+    """What a reward function said, as float32: None is NaN; ValueError for what is no number."""
+    try:
+        made = np.asarray([np.nan if x is None else x for x in found], np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a reward function gave no number: {error}") from None
+    if made.ndim != 1 or np.isinf(made).any():
+        raise ValueError(
+            f"a reward function gave {'infinity' if made.ndim == 1 else 'more than one number'}; "
+            "expected a finite number, or None where it cannot say"
+        )
+    return made
 
 
 def exact(prompt: str, answer: str, target: str) -> float:

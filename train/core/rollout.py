@@ -108,10 +108,10 @@ class Scorer:
         """float32 [N], NaN for what a function cannot score. asked: the prompt of each row."""
         if self.plain is None:
             batch = self.writer.place({name: made[name] for name in ("tokens", "mask")})
-            return np.asarray(self._score(params, batch), np.float32)
+            return rewards.finite(self._score(params, batch), "the reward model's score", "")
         texts = self.writer.texts(made)
         found = [self.plain(p.words, text, p.target) for p, text in zip(asked, texts, strict=True)]
-        return np.asarray([np.nan if x is None else x for x in found], np.float32)
+        return rewards.plain(found)
 
 
 @functools.partial(jax.jit, static_argnames=("method", "size", "in_reward", "whitened"))
@@ -142,7 +142,11 @@ def judge(made, held, method, size, in_reward, whitened, gamma, lam, beta):
 
 
 def watched(made, raw, method: str, size: int) -> dict:
-    """What to watch of a batch of answers: plain numbers."""
+    """What to watch of a batch of answers: plain numbers.
+
+    kl: nats an answer, summed over its tokens; distinct: the share of different answers, whatever
+    they answer.
+    """
     mask, score = made["answer"], made["score"]
     away = (made["old"] - made["reference"]) * mask
     out = {
@@ -154,7 +158,7 @@ def watched(made, raw, method: str, size: int) -> dict:
         "entropy": float(-(made["old"] * mask).sum() / max(mask.sum(), 1)),
         "length": float(made["lengths"].mean()),
         "ended": float(made["ended"].mean()),
-        "distinct": len({row.tobytes() for row in made["tokens"]}) / len(mask),
+        "distinct": len({row.tobytes() for row in made["tokens"][:, -mask.shape[1] :]}) / len(mask),
         "mismatch": float(np.abs((made["sampled"] - made["old"]) * mask).max()),
         "unscored": float(np.isnan(raw).mean()),
     }
@@ -186,6 +190,7 @@ def failing(values: dict, limit: float) -> list:
             lambda x: x > 0.95,
             "{:.0%} of the groups have equal rewards: nothing to learn",
         ),
+        ("unscored", lambda x: x > 0.5, "{:.0%} of the answers have no score"),
         ("reward_std", lambda x: x == 0, "all answers have the same reward"),
         (
             "entropy",

@@ -6,8 +6,9 @@ round wrote stands in the state's carry with the coefficient of the KL penalty a
 rewards, so that a run may be saved and resumed at any step, bit for bit.
 """
 
+import json
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from train.core import kl, policy, rewards, rollout
@@ -15,7 +16,10 @@ from train.core.fit import Loop
 from train.data import prompts
 
 ROWS = ("answer", "old", "reference", "advantages", "returns", "values")
-CLOSE = 1e-4  # nats by which a policy may differ from itself
+CLOSE = (
+    1e-4  # nats by which a policy may differ from itself; in half precision a hundred times that
+)
+SHOWN, SAMPLES = 5, "samples.jsonl"  # held-out prompts whose answers are kept at every evaluation
 
 
 class Setting:
@@ -31,7 +35,7 @@ class Setting:
         self.seed, self.batch, self.how = config.seed, config.batch, how
         self.writer, self.scorer, self.room = writer, scorer, room
         self.prompts, self.asked, self.stream = prompts, asked, stream
-        self.mix, self.same, self.local = mix, True, None
+        self.mix, self.same, self.local, self.shown = mix, True, None, []
         ppo = how["ppo"]
         self.size = self.batch * ppo["minibatches"]
         self.steps = ppo["epochs"] * ppo["minibatches"]
@@ -104,7 +108,7 @@ class Rounds(Loop):
         carry = {name: float(state.carry[name]) for name in ("beta", "gain", "bias")}
         made, raw = self.write(state.params, frozen, number)
         if number == 0 and own.how["reward"]["normalise"]:
-            carry["gain"], carry["bias"] = rewards.affine(raw)
+            carry["gain"], carry["bias"] = rewards.affine(self.plain_scores(raw, frozen))
         made["score"] = self.scored(raw, made, carry)
         found = self.judged(state.params, made, carry["beta"])
         watched = rollout.watched(made, raw, own.how["ppo"]["method"], own.group)
@@ -112,6 +116,11 @@ class Rounds(Loop):
             mask = made["answer"]
             watched["explained"] = float(policy.explained(found["values"], found["returns"], mask))
         self.identities(state.params, made, watched, number)
+        if number == 0 and own.group > 1:
+            self.logger.say(
+                "a loss near 0 is how a group method begins: its advantages cancel where ratios are 1, "
+                "its gradients do not; round/reward shows whether it learns"
+            )
         self.tell(done, {**watched, "beta": carry["beta"]})
         if own.how["kl"]["controller"] == "adaptive":
             target, horizon = own.how["kl"]["target"], own.how["kl"]["horizon"]
@@ -140,6 +149,18 @@ class Rounds(Loop):
         if own.how["ppo"]["method"] == "ppo":
             raw = rewards.finite(raw)
         return made, raw
+
+    def plain_scores(self, raw, frozen):
+        """Scores of the fixed reference's answers to the first round's prompts: the policy's own, if
+        it starts as the reference."""
+        own = self.setting
+        if own.same:
+            return raw
+        tokens, mask, asked = own.ask(0)
+        made = own.writer(
+            frozen["reference"], tokens, mask, rollout.seeds(own.seed, 0, own.size, 19)
+        )
+        return own.scorer(made, asked, frozen.get("reward"))
 
     def scored(self, raw, made, carry):
         """Scores on the scale of the run, the rule for answers without an end applied."""
@@ -189,6 +210,30 @@ class Rounds(Loop):
                 f"before the first update {' and '.join(off)}; nothing can be learned so"
             )
 
+    def report(self):
+        first = self.pending is not None and self.pending[0] == 1
+        super().report()
+        if first:
+            self.begun()
+
+    def begun(self):
+        """In the first step the loss must see the policy that wrote: no ratio differs from 1."""
+        exact = self.setting.writer.model.o.dtype == "float32"
+        far, cut = self.latest["apart"], self.latest["clipped"]
+        if far > CLOSE * (1 if exact else 100) or (exact and cut):
+            raise ValueError(
+                f"in the first step the ratios differ from 1 by {far:.1e} on average, and {cut:.1%} of "
+                "them are clipped; what is trained is not what wrote the answers"
+            )
+
+    def evaluate(self, state, done: int):
+        """As ever, and keeps what the policy wrote to the same few prompts."""
+        super().evaluate(state, done)
+        if self.setting.shown and jax.process_index() == 0:
+            with open(self.workdir / SAMPLES, "a", encoding="utf-8") as file:
+                for row in self.setting.shown:
+                    file.write(json.dumps({"step": done, **row}, ensure_ascii=False) + "\n")
+
     def tell(self, done: int, values: dict):
         """Logs a round, and says once what shows that it is failing."""
         named = {f"round/{name}": float(x) for name, x in values.items()}
@@ -200,28 +245,6 @@ class Rounds(Loop):
                 self.logger.say(f"step {done}: {words}")
 
 
-def loss_of(ratio, log_probs, batch, how: dict):
-    """The policy's loss of every token [n,R] by the method."""
-    if how["method"] == "best":
-        return -batch["advantages"] * log_probs
-    bounds = (how["clip"], how["clip_high"], how["dual"])
-    return policy.clipped(ratio, batch["advantages"], *bounds)
-
-
-def watch(ratio, log_probs, batch, how: dict) -> dict:
-    """(sum, count) of what to watch of a minibatch."""
-    mask = batch["answer"]
-    count = jnp.sum(mask)
-    clipped = policy.clipped_share(ratio, batch["advantages"], how["clip"], how["clip_high"])
-    rows = {
-        "ratio": ratio,
-        "clipped": clipped,
-        "moved": policy.moved(log_probs, batch["old"]),
-        "entropy": -log_probs,
-    }
-    return {name: (jnp.sum(x * mask), count) for name, x in rows.items()}
-
-
 def evaluator(config, setting, held, frozen):
     """`run(variables)`: what the policy writes to held-out prompts, with the same seeds each time."""
     asked, rows = held
@@ -231,7 +254,7 @@ def evaluator(config, setting, held, frozen):
     fill = setting.writer.settings.fill
 
     def run(variables) -> dict:
-        raw, ended, lengths = [], [], []
+        raw, ended, lengths, texts = [], [], [], []
         for start in range(0, len(numbers), config.batch):
             part = numbers[start : start + config.batch]
             tokens, mask = prompts.padded([rows[n] for n in part], setting.room, fill)
@@ -242,6 +265,12 @@ def evaluator(config, setting, held, frozen):
             raw += found[real].tolist()
             ended += made["ended"][real].tolist()
             lengths += made["lengths"][real].tolist()
+            texts += setting.writer.texts(made) if start < SHOWN else []
+        first = zip(asked[:count], texts, raw, strict=False)
+        setting.shown = [
+            {"prompt": p.text, "answer": text, "reward": None if np.isnan(x) else x}
+            for p, text, x in first
+        ][:SHOWN]
         return {
             "reward": float(np.nanmean(raw)),
             "ended": float(np.mean(ended)),

@@ -55,6 +55,9 @@ class Task:
     init(key) -> (params, extra): a fresh model; traced, so that it can be laid out on any mesh.
     loss(params, frozen, extra, batch, rng, totals) -> (loss, (extra, {name: (sum, count)})).
     totals(batch) -> {term: n}: the denominators of the whole global batch, from the data alone.
+    window(params, frozen, extra, batch) -> {term: sum}: what the loss needs of the whole batch under
+    the present parameters, without a gradient; summed over micro-batches before the first of them is
+    trained on, and given to the loss among the totals. None for most.
     batches(step) -> dict of numpy arrays: this process's rows, a pure function of (seed, step).
     evaluators: {name: run}, `run(variables) -> {metric: float}`.
     frozen: parameters that the loss reads and nobody trains; an undonated argument of the step.
@@ -85,6 +88,7 @@ class Task:
     adopt: str = r"^(score|head)/"
     adapt: Callable | None = None
     unit: str = "tokens"
+    window: Callable | None = None
     based: bool = False
     given: Callable | None = None
 
@@ -125,9 +129,17 @@ def _gradients(task: Task, micro: int):
         sums = {name: (jnp.float32(s), jnp.float32(n)) for name, (s, n) in sums.items()}
         return jnp.float32(loss), extra, sums, jax.tree.map(_float32, grads)
 
+    def ahead(params, frozen, extra, batch, parts):
+        found = lambda part: task.window(params, frozen, extra, part)
+        if parts is None:
+            return found(batch)
+        return jax.tree.map(lambda x: x.sum(0), jax.lax.map(found, parts))
+
     def whole(params, frozen, extra, batch, rng):
-        totals = task.totals(batch)
-        if micro == 1:
+        totals, parts = dict(task.totals(batch)), split(batch, micro) if micro > 1 else None
+        if task.window is not None:
+            totals |= ahead(params, frozen, extra, batch, parts)
+        if parts is None:
             return one(params, frozen, extra, batch, _fold(rng, 0), totals)
 
         def body(held, item):
@@ -136,7 +148,6 @@ def _gradients(task: Task, micro: int):
             loss, extra, sums, grads = one(params, frozen, extra, part, _fold(rng, index), totals)
             return (extra, jax.tree.map(jnp.add, added, (loss, sums, grads))), None
 
-        parts = split(batch, micro)
         first = jax.tree.map(lambda x: x[0], parts)
         shapes = jax.eval_shape(one, params, frozen, extra, first, _fold(rng, 0), totals)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0], *shapes[2:]))

@@ -65,21 +65,23 @@ def evaluate(probs, rewards, gamma: float, policy=None) -> np.ndarray:
     return np.linalg.solve(np.eye(states) - gamma * moves, (policy * rewards).sum(-1))
 
 
-def reached(probs, rewards, actions, start: int, limit: int) -> float:
-    """The expected undiscounted return of `limit` steps from `start` under actions [S]."""
+def reached(probs, rewards, actions, start, limit: int) -> float:
+    """The expected undiscounted return of `limit` steps under actions [S].
+
+    start: the probability [S] of beginning in each state.
+    """
     states = np.arange(len(actions))
-    here, total = np.eye(len(actions))[start], 0.0
+    here, total = np.asarray(start, float), 0.0
     for _ in range(limit):
         total += here @ rewards[states, actions]
         here = here @ probs[states, actions]
     return float(total)
 
 
-def visited(probs, actions, start: int) -> np.ndarray:
-    """The states that actions [S] lead to from `start`, itself among them."""
+def visited(probs, actions, start) -> np.ndarray:
+    """The states that actions [S] lead to from those where `start` [S] is above 0, they among them."""
     moves = probs[np.arange(len(actions)), actions] > 0
-    seen = np.zeros(len(actions), bool)
-    seen[start] = True
+    seen = np.asarray(start) > 0
     while True:
         more = seen | moves[seen].any(0)
         if (more == seen).all():

@@ -94,7 +94,7 @@ def judged(single, prompts, length: int, fill: int):
     """make(numbers) -> tokens, mask, weights [n,2,T] and good [n], for KTO.
 
     single: (row, prompt's number, good). The second of the two is the prompt with the answer of the
-    batch's next row: a mismatched pair.
+    batch's next row that answers another: a mismatched pair (the next row where there is none).
     """
 
     def make(numbers) -> dict:
@@ -105,8 +105,11 @@ def judged(single, prompts, length: int, fill: int):
         own = answers.pad([single[n][0] for n in numbers], length, fill)
         other = []
         for at, number in enumerate(numbers):
-            tokens, trained = single[numbers[(at + 1) % len(numbers)]][0]
-            start = prompts[single[number][1]]
+            ahead = [*numbers[at + 1 :], *numbers[:at]]
+            own_prompt = single[number][1]
+            which = next((n for n in ahead if single[n][1] != own_prompt), ahead[0])
+            tokens, trained = single[which][0]
+            start = prompts[own_prompt]
             answer = tokens[np.asarray(trained, bool)]
             joined = np.concatenate([start, answer])[:length]
             other.append((joined, np.arange(len(joined)) >= len(start)))

@@ -142,6 +142,17 @@ def texts(table: Table, config) -> list:
     return [("pair", *row) for row in zip(*both, strict=True)]
 
 
+def blank(prompt) -> bool:
+    """Whether a prompt, text or messages, asks nothing."""
+    parts = [prompt] if isinstance(prompt, str) else [_content(message) for message in prompt]
+    return not any(part.strip() for part in parts)
+
+
+def _content(message) -> str:
+    found = message.get("content") if isinstance(message, dict) else message
+    return found if isinstance(found, str) else str(found or "")
+
+
 def keys(found) -> list:
     """What keeps rows on one side of a split: the prompt, or a chat's first message by a user."""
     first = lambda messages: next(

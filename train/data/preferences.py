@@ -9,9 +9,13 @@ or one of the embedded sets of rated texts, `vader-movies`, `vader-tweets`, `vad
 paired at random within each part, so that no text stands in two, and the better text is the one that
 more raters placed higher, over all pairs of a rater of one and a rater of the other. Ties make no
 pair. Prompts may be text or messages; VADER's are empty.
+
+A ranking is one comparison, and so are pairs of one prompt that share answers, up to 9 of them: each
+answer is read once, and a ranking weighs the same when it was written down as its pairs.
 """
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -42,8 +46,15 @@ def open_parts(config) -> tuple[dict, float]:
     if source in embedded_sets.VADER:
         parts = _rated_parts(config, source)
         return parts, ceiling(parts.get("valid", parts["train"]))
-    parts = instructions.open_parts(config, read, keys)
+    parts = instructions.open_parts(config, _some, keys)
     return parts, ceiling(parts.get("valid", parts["train"]))
+
+
+def _some(table: Table, config) -> list:
+    found = read(table, config)
+    if not found:
+        raise ValueError(f"{table.source} holds no comparison: every rank is tied, or outvoted")
+    return found
 
 
 def keys(found) -> list:
@@ -58,7 +69,7 @@ def ceiling(found) -> float:
 
 
 def read(table: Table, config) -> list:
-    """The comparisons of a table, one for each set of answers to a prompt.
+    """The comparisons of a table: one for each set of answers that was ranked, or linked by pairs.
 
     ValueError names a row with an empty prompt or answer, with equal answers, or with a comparison
     that the same labeller made before, whether it repeats or contradicts that.
@@ -66,13 +77,14 @@ def read(table: Table, config) -> list:
     name = lambda field: get(config, f"data.{field}", field)
     prompts = table.column(name("prompt"), (str, list))
     who = table.column("labeller") if "labeller" in table.columns else [""] * len(table)
-    rows = _rankings(table, name) if name("answers") in table.columns else _pairs(table, name)
+    whole = name("answers") in table.columns
+    rows = _rankings(table, name) if whole else _pairs(table, name)
     seen, made = {}, {}
     for number, (prompt, (answers, ranks), labeller) in enumerate(
         zip(prompts, rows, who, strict=True)
     ):
         where = table.where(number)
-        if not _text(prompt).strip():
+        if instructions.blank(prompt):
             raise ValueError(f"{where}: the prompt is empty; expected text")
         if any(not answer.strip() for answer in answers):
             raise ValueError(f"{where}: an answer is empty; expected text")
@@ -81,10 +93,12 @@ def read(table: Table, config) -> list:
                 f"{where}: two of its answers are the same text, which nobody can rank"
             )
         _once(seen, where, _text(prompt), answers, ranks, labeller)
-        order = sorted(range(len(answers)), key=lambda i: answers[i])
-        key = (_text(prompt), tuple(answers[i] for i in order))
-        made.setdefault(key, (prompt, []))[1].append([ranks[i] for i in order])
-    found = [_joined(prompt, list(key[1]), votes) for key, (prompt, votes) in made.items()]
+        vote = dict(zip(answers, ranks, strict=True))
+        made.setdefault(_text(prompt), (prompt, []))[1].append(vote)
+    found = []
+    for prompt, votes in made.values():
+        groups = _sets(votes) if whole else _linked(votes)
+        found += [_counted(prompt, sorted(answers), held) for answers, held in groups]
     return [item for item in found if item.better.any()]
 
 
@@ -133,14 +147,39 @@ def _once(seen, where, prompt, answers, ranks, labeller):
             seen[key] = sign, where
 
 
-def _joined(prompt, answers, votes) -> Comparison:
-    """One comparison of several labellers' ranks: the majority of each pair, and how large it is."""
-    ranks = np.asarray(votes)
-    wins = (ranks[:, :, None] < ranks[:, None, :]).sum(0)
-    better = wins > wins.T
-    share = float("nan")
-    if len(votes) > 1 and better.any():
-        share = float(wins[better].sum() / (wins + wins.T)[better].sum())
+def _sets(votes) -> list:
+    """[(answers, votes)] of a prompt's votes {answer: rank}: those about the same answers together."""
+    made = {}
+    for vote in votes:
+        made.setdefault(frozenset(vote), []).append(vote)
+    return list(made.items())
+
+
+def _linked(votes) -> list:
+    """[(answers, votes)]: votes that share answers together, as long as those are at most MOST."""
+    groups = []
+    for vote in votes:
+        near = [group for group in groups if group[0] & vote.keys()]
+        if len(set(vote).union(*(answers for answers, _ in near))) > MOST:
+            near = [group for group in near if len(group[0] | vote.keys()) <= MOST]
+            near = [max(near, key=lambda group: len(group[0] & vote.keys()))] if near else []
+        joined = set(vote).union(*(answers for answers, _ in near))
+        held = [old for _, olds in near for old in olds]
+        groups = [group for group in groups if not any(group is old for old in near)]
+        groups.append((joined, [*held, vote]))
+    return groups
+
+
+def _counted(prompt, answers, votes) -> Comparison:
+    """The majority of each pair, and how large it is where several people ordered the pair."""
+    wins, at = np.zeros((len(answers), len(answers))), {text: n for n, text in enumerate(answers)}
+    for vote in votes:
+        for one, other in itertools.permutations(vote, 2):
+            wins[at[one], at[other]] += vote[one] < vote[other]
+    better, asked = wins > wins.T, wins + wins.T
+    several, share = better & (asked > 1), float("nan")
+    if several.any():
+        share = float(wins[several].sum() / asked[several].sum())
     return Comparison(prompt, answers, better.astype(np.float32), share)
 
 

@@ -36,7 +36,7 @@ def read(table: Table, config) -> list:
     found, seen = [], {}
     for number, (text, target) in enumerate(zip(column, targets, strict=True)):
         prompt = Prompt(text, target)
-        if not prompt.words.strip() or not text:
+        if instructions.blank(text):
             raise ValueError(f"{table.where(number)}: the prompt is empty; expected text")
         if prompt.words in seen:
             raise ValueError(

@@ -48,6 +48,21 @@ def open_tokenizer(config, find, texts=None, encoder: bool = True) -> Tokenizer:
     )
 
 
+def same_tokens(section, tokenizer, find, what: str):
+    """ValueError where the model that a section of a config names was trained on other tokens: its
+    numbers would be about other texts. A folder without a tokenizer is taken at its word."""
+    given, reference = get(section, "checkpoint", ""), get(section, "reference", "")
+    if not given and not (reference and (Path(reference) / "tokenizer.json").is_file()):
+        return
+    init = {"checkpoint": given, "reference": reference}
+    other = open_tokenizer({"init": init}, find)
+    if other.raw.get_vocab() != tokenizer.raw.get_vocab():
+        raise ValueError(
+            f"{what} names {given or reference}, which has other tokens ({other.vocab} of them) than "
+            f"the policy ({tokenizer.vocab}); expected the same vocabulary"
+        )
+
+
 def _training_texts(config):
     """The texts of the training rows, each once."""
     parts, _ = labelled.open_parts(config)
