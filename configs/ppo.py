@@ -17,6 +17,10 @@ method) from the run of configs/sft.py:tiny, 1 for letters in the right order; `
 the pre-training mix at 27.8, an averaged policy (decay 0.992). `:grpo`, `:dr_grpo`, `:rloo`, `:best`:
 the group methods with a reward that can be verified (Shao et al. 2024; Liu et al. 2025; Ahmadian et
 al. 2024). No published number at these sizes.
+
+A reward model with other tokens than the policy's reads texts; VADER's, which has no prompts, so:
+
+    --config.reward.kind=model --config.reward.checkpoint=runs/reward-minilm --config.reward.reads=joined
 """
 
 from ml_collections import ConfigDict
@@ -47,8 +51,8 @@ def get_config(variant="tiny"):
                 estimator="k3", alarm=50.0,
             ),
             reward=dict(
-                kind="letters", checkpoint="", missing_eos="none", amount=1.0, normalise=False,
-                whiten=False,
+                kind="letters", checkpoint="", reads="pair", missing_eos="none", amount=1.0,
+                normalise=False, whiten=False,
             ),
             mix=dict(weight=0.0, source=""),
             data=dict(

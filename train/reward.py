@@ -5,8 +5,9 @@
 Loss: for each prompt the mean over its pairs of -log sigmoid(r_w - r_l - margin), every answer being
 read once, then the mean over prompts (equation 1); `config.reward.centre` c adds c (r_w + r_l)^2. A
 decoder's score is read at the last real token, an encoder's at its pooled state; the head starts as
-N(0, 1 / (D + 1)) with bias 0. `layer_decay` is that of `train.classify`. After training the held-out comparisons give accuracy beside its ceiling,
-accuracy by margin, calibration, and the scores' mean and deviation (reward.json).
+N(0, 1 / (D + 1)) with bias 0. `layer_decay` is that of `train.classify`. After training the held-out
+comparisons give accuracy beside its ceiling, accuracy by margin, calibration, and the scores' mean
+and deviation (reward.json).
 """
 
 import json
