@@ -13,6 +13,7 @@ from scripts import (
     bench_all,
     bench_decode,
     bench_linen,
+    bench_rollout,
     bench_scaling,
     bench_shakespeare,
     bench_train,
@@ -22,6 +23,7 @@ from train.core.errors import Parser, cleanly
 COMMANDS = {
     "train": bench_train,
     "decode": bench_decode,
+    "rollout": bench_rollout,
     "scaling": bench_scaling,
     "linen": bench_linen,
     "shakespeare": bench_shakespeare,

@@ -21,6 +21,7 @@ from scripts import (
     bench_decode,
     bench_linen,
     bench_page,
+    bench_rollout,
     bench_scaling,
     bench_tables,
     bench_train,
@@ -29,8 +30,8 @@ from scripts.bench_lanes import say
 from train.core.errors import nearest
 
 HELP = "every benchmark of BENCHMARKS.md, in parts that can be resumed, and the page"
-MODULES = {"train": bench_train, "decode": bench_decode, "scaling": bench_scaling,
-           "linen": bench_linen}  # fmt: skip
+MODULES = {"train": bench_train, "decode": bench_decode, "rollout": bench_rollout,
+           "scaling": bench_scaling, "linen": bench_linen}  # fmt: skip
 BOTH = "--against transformers nanogpt"
 PARTS = {
     "train-12m": f"train --size 12m {BOTH} --rounds 5 --steps 4",
@@ -45,6 +46,8 @@ PARTS = {
     "bf16-124m": "train --size 124m --against none --dtype float32 bfloat16 --rounds 3",
     "decode": "decode --size 124m --rounds 3",
     "decode-wall": "decode --size 124m --rounds 5 --threads 2",
+    "rollout": "rollout --size 124m --rounds 3",
+    "rollout-12m": "rollout --size 12m --rows 16 --prompt 64 --new 64 --rounds 5",
     "linen": "linen --size 12m --rounds 11",
     "scaling": "scaling",
 }  # fmt: skip
@@ -91,7 +94,7 @@ def part(name: str, python: str) -> dict:
     module = MODULES[command]
     parser = argparse.ArgumentParser()
     module.arguments(parser)
-    if command in ("train", "decode"):
+    if command in ("train", "decode", "rollout"):
         words += ["--torch_python", python]
     args = parser.parse_args(words)
     result = module.measure(args)

@@ -80,12 +80,12 @@ def measure(args) -> dict:
     }
 
 
-def lanes(args, folder) -> list:
-    """Ours first: it writes the weights that the peers read."""
+def lanes(args, folder, kind: str = "decode", **more) -> list:
+    """Ours first: it writes the weights that the peers read. kind, more: what the workers are told."""
     from models.interop import describe
 
     o, weights = bench_sizes.options(args.family, args.size), folder / "weights"
-    job = {"kind": "decode", "model": o.plain(), "threads": args.threads}
+    job = {"kind": kind, "model": o.plain(), "threads": args.threads, **more}
     made, against = [], "transformers" in args.against
     for text in args.variants:
         change = bench_sizes.variant(text)

@@ -23,7 +23,7 @@ from models.build import build as build_model
 from models.build import count, example
 from models.options import Options
 from models.settings import Settings
-from scripts import bench_pictures, bench_plain
+from scripts import bench_pictures, bench_plain, bench_rounds
 from scripts.bench_serve import matmul_rate, serve, timed
 from train import lm
 from train.core import config as configs
@@ -201,6 +201,9 @@ def build(job: dict):
     if job["kind"] == "decode":
         decode = Decode(job)
         return decode.info, {"generate": decode.generate, "bandwidth": bandwidth}
+    if job["kind"] == "rollout":
+        side = bench_rounds.Ours(job)
+        return side.info, {"round": side.round, "given": side.given}
     train = Train(job)
     return train.info(), {"steps": train.steps}
 

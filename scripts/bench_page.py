@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from scripts import bench_decode, bench_linen, bench_scaling, bench_tables
+from scripts import bench_decode, bench_linen, bench_rollout, bench_scaling, bench_tables
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 TABLES = {
     "train": bench_tables.train,
     "decode": bench_decode.table,
+    "rollout": bench_rollout.table,
     "linen": bench_linen.table,
     "scaling": bench_scaling.table,
 }

@@ -2,10 +2,10 @@
 
     python -m scripts.bench_peer JOB.json
 
-It needs torch (and transformers for its models) and nothing of ours but `scripts.bench_torch` and
-`scripts.bench_serve`. The job holds the options for the plain GPT (`model`) and the reference's
-config.json (`reference`); training is what a user of torch writes: the model's own loss, clipping,
-AdamW with decay on matrices and tables.
+It needs torch (and transformers for its models) and nothing of ours but `scripts.bench_torch`,
+`scripts.bench_serve` and the modules of pictures and of rounds beside it. The job holds the options
+for the plain GPT (`model`) and the reference's config.json (`reference`); training is what a user of
+torch writes: the model's own loss, clipping, AdamW with decay on matrices and tables.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from scripts import bench_pictures, bench_torch
+from scripts import bench_pictures, bench_rounds, bench_torch
 from scripts.bench_serve import matmul_rate, serve, timed
 
 
@@ -167,6 +167,9 @@ def build(job: dict):
     if job["kind"] == "decode":
         decode = Decode(job)
         return decode.info, {"generate": decode.generate}
+    if job["kind"] == "rollout":
+        side = bench_rounds.Torch(job)
+        return side.info, {"round": side.round, "given": side.given}
     train = Train(job)
     return train.info(), {"steps": train.steps}
 

@@ -228,7 +228,7 @@ def make_task(config, o, value, tokenizer, setting, frozen, given=None) -> Task:
         value = policy.aggregate(each, mask, ppo["aggregate"], totals, ppo["new"])
         sums = rounds.watch(ratio, found, batch, ppo)
         if critic is not None:
-            said = rounds._values(critic, params["value"], both, ppo["new"])
+            said = rounds.values(critic, params["value"], both, ppo["new"])
             square, cut = policy.value_loss(
                 said, batch["values"], batch["returns"], ppo["clip_value"]
             )
