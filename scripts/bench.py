@@ -12,6 +12,7 @@ import sys
 from scripts import (
     bench_all,
     bench_decode,
+    bench_lengths,
     bench_linen,
     bench_rollout,
     bench_scaling,
@@ -25,6 +26,7 @@ COMMANDS = {
     "decode": bench_decode,
     "rollout": bench_rollout,
     "scaling": bench_scaling,
+    "lengths": bench_lengths,
     "linen": bench_linen,
     "shakespeare": bench_shakespeare,
     "all": bench_all,

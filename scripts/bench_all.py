@@ -19,6 +19,7 @@ from pathlib import Path
 
 from scripts import (
     bench_decode,
+    bench_lengths,
     bench_linen,
     bench_page,
     bench_rollout,
@@ -31,7 +32,7 @@ from train.core.errors import nearest
 
 HELP = "every benchmark of BENCHMARKS.md, in parts that can be resumed, and the page"
 MODULES = {"train": bench_train, "decode": bench_decode, "rollout": bench_rollout,
-           "scaling": bench_scaling, "linen": bench_linen}  # fmt: skip
+           "scaling": bench_scaling, "lengths": bench_lengths, "linen": bench_linen}  # fmt: skip
 BOTH = "--against transformers nanogpt"
 PARTS = {
     "train-12m": f"train --size 12m {BOTH} --rounds 5 --steps 4",
@@ -50,6 +51,14 @@ PARTS = {
     "rollout-12m": "rollout --size 12m --rows 16 --prompt 64 --new 64 --rounds 5",
     "linen": "linen --size 12m --rounds 11",
     "scaling": "scaling",
+    "train-bert-base": "train --family bert --size base --length 128 --rounds 3",
+    "train-t5-small": "train --family t5 --size small --length 128 --rounds 3",
+    "train-bart-base": "train --family bart --size base --length 128 --rounds 3",
+    "train-vit-s16": "train --family vit --size s16 --rounds 3",
+    "train-swin-t": "train --family swin --size t --rounds 3",
+    "train-longformer": "train --family longformer --size base --batch 1 --length 4096 --rounds 2",
+    "decode-bart": "decode --family bart --size base --modes greedy1 beam4 --rounds 3",
+    "lengths": "lengths",
 }  # fmt: skip
 
 
@@ -98,7 +107,7 @@ def part(name: str, python: str) -> dict:
         words += ["--torch_python", python]
     args = parser.parse_args(words)
     result = module.measure(args)
-    if command == "scaling":
+    if hasattr(module, "draw"):
         module.draw(result, args.figure)
         result["figure"] = args.figure
     said = f"python -m scripts.bench {PARTS[name]}"

@@ -2,7 +2,14 @@
 
 from pathlib import Path
 
-from scripts import bench_decode, bench_linen, bench_rollout, bench_scaling, bench_tables
+from scripts import (
+    bench_decode,
+    bench_lengths,
+    bench_linen,
+    bench_rollout,
+    bench_scaling,
+    bench_tables,
+)
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 TABLES = {
@@ -11,6 +18,7 @@ TABLES = {
     "rollout": bench_rollout.table,
     "linen": bench_linen.table,
     "scaling": bench_scaling.table,
+    "lengths": bench_lengths.table,
 }
 NEW = f"""# Benchmarks
 

@@ -19,7 +19,7 @@ SMALL = {
     ("t5", "tiny"): dict(vocab=256, context=64, layers=2, width=32, heads=4, ff=64),
     ("bart", "tiny"): dict(vocab=256, context=64, layers=2, width=32, heads=4, ff=64),
     ("longformer", "tiny"): dict(
-        vocab=256, context=64, layers=2, width=32, heads=4, windows=(8, 8)
+        vocab=256, context=64, layers=2, width=32, heads=4, windows=(8,)
     ),
     ("llama", "tiny"): dict(
         vocab=256, context=64, layers=2, width=32, heads=4, kv_heads=2, ff=96
