@@ -1,6 +1,6 @@
 """`bench all`: runs every benchmark of the page and writes BENCHMARKS.md.
 
-    python -m scripts.bench all --torch_python PATH                  everything, about an hour
+    python -m scripts.bench all --torch_python PATH                  everything, about two hours
     python -m scripts.bench all --only train-12m decode --torch_python PATH
     python -m scripts.bench all --missing --torch_python PATH        what has no result yet
     python -m scripts.bench all --page                               the page alone, from the results

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from scripts import bench, bench_rollout, bench_rounds, bench_sizes
+from train.core.errors import cleanly
 
 JOB = {"rows": 5, "prompt": 6, "new": 3, "temperature": 1.0,
        "model": bench_sizes.options("gpt2", "tiny").plain()}  # fmt: skip
@@ -55,6 +56,14 @@ def test_our_side_runs_and_is_kept(tmp_path, capsys, monkeypatch):
     assert 0 < parts <= own["wall"][0]
     said = capsys.readouterr().out
     assert "| gpt2 tiny, 2 x (4 + 3) |" in said and "| writing | formulary |" in said
+
+
+@pytest.mark.parametrize(("name", "family"), [("rollout", "t5"), ("decode", "bert")])
+def test_what_cannot_write_so_is_refused(name, family, capsys):
+    words = f"{name} --family {family} --size tiny --against none"
+    with pytest.raises(SystemExit):
+        cleanly(bench.main)(words.split())
+    assert f"bench {name} needs a decoder" in capsys.readouterr().err
 
 
 def test_the_table_has_ratios_and_differences():
