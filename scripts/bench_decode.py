@@ -7,8 +7,7 @@
 Ours is `models.generate.generate` with the layers apart. Our fresh weights are exported and read by
 the peer, so that both must produce the same tokens; the table says whether they do. Prompts are random
 tokens (sources, where the family has an encoder), nothing ends a row, so every row gets `--new` tokens.
-Modes: greedy1 and greedy8 (rows), beam4
-(one row, four beams). The first round compiles and warms up.
+Modes: greedy1 and greedy8 (rows), beam4 (one row, four beams). The first round compiles and warms up.
 
 `--threads` is torch's, as in `bench train`. The memory bound is the weights' bytes over the bandwidth
 that this machine reaches in the same run (reading 512 MB, or scaling them in place, whichever is
