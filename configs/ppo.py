@@ -18,6 +18,10 @@ the pre-training mix at 27.8, an averaged policy (decay 0.992), 256,000 episodes
 gone through once in minibatches of 64. `:grpo`, `:dr_grpo`, `:rloo`, `:best`:
 the group methods with a reward that can be verified (Shao et al. 2024; Liu et al. 2025; Ahmadian et
 al. 2024). No published number at these sizes.
+
+A reward model with other tokens than the policy's reads texts; VADER's, which has no prompts, so:
+
+    --config.reward.kind=model --config.reward.checkpoint=runs/reward-minilm --config.reward.reads=joined
 """
 
 from ml_collections import ConfigDict
@@ -49,8 +53,8 @@ def get_config(variant="tiny"):
                 estimator="k3", alarm=50.0,
             ),
             reward=dict(
-                kind="letters", checkpoint="", missing_eos="none", amount=1.0, normalise=False,
-                whiten=False,
+                kind="letters", checkpoint="", reads="pair", missing_eos="none", amount=1.0,
+                normalise=False, whiten=False,
             ),
             mix=dict(weight=0.0, source=""),
             data=dict(

@@ -12,7 +12,9 @@ import sys
 from scripts import (
     bench_all,
     bench_decode,
+    bench_lengths,
     bench_linen,
+    bench_rollout,
     bench_scaling,
     bench_shakespeare,
     bench_train,
@@ -22,7 +24,9 @@ from train.core.errors import Parser, cleanly
 COMMANDS = {
     "train": bench_train,
     "decode": bench_decode,
+    "rollout": bench_rollout,
     "scaling": bench_scaling,
+    "lengths": bench_lengths,
     "linen": bench_linen,
     "shakespeare": bench_shakespeare,
     "all": bench_all,

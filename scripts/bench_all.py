@@ -1,6 +1,6 @@
 """`bench all`: runs every benchmark of the page and writes BENCHMARKS.md.
 
-    python -m scripts.bench all --torch_python PATH                  everything, about an hour
+    python -m scripts.bench all --torch_python PATH                  everything, about two hours
     python -m scripts.bench all --only train-12m decode --torch_python PATH
     python -m scripts.bench all --missing --torch_python PATH        what has no result yet
     python -m scripts.bench all --page                               the page alone, from the results
@@ -19,8 +19,10 @@ from pathlib import Path
 
 from scripts import (
     bench_decode,
+    bench_lengths,
     bench_linen,
     bench_page,
+    bench_rollout,
     bench_scaling,
     bench_tables,
     bench_train,
@@ -29,8 +31,8 @@ from scripts.bench_lanes import say
 from train.core.errors import nearest
 
 HELP = "every benchmark of BENCHMARKS.md, in parts that can be resumed, and the page"
-MODULES = {"train": bench_train, "decode": bench_decode, "scaling": bench_scaling,
-           "linen": bench_linen}  # fmt: skip
+MODULES = {"train": bench_train, "decode": bench_decode, "rollout": bench_rollout,
+           "scaling": bench_scaling, "lengths": bench_lengths, "linen": bench_linen}  # fmt: skip
 BOTH = "--against transformers nanogpt"
 PARTS = {
     "train-12m": f"train --size 12m {BOTH} --rounds 5 --steps 4",
@@ -45,8 +47,18 @@ PARTS = {
     "bf16-124m": "train --size 124m --against none --dtype float32 bfloat16 --rounds 3",
     "decode": "decode --size 124m --rounds 3",
     "decode-wall": "decode --size 124m --rounds 5 --threads 2",
+    "rollout": "rollout --size 124m --rounds 3",
+    "rollout-12m": "rollout --size 12m --rows 16 --prompt 64 --new 64 --rounds 5",
     "linen": "linen --size 12m --rounds 11",
     "scaling": "scaling",
+    "train-bert-base": "train --family bert --size base --length 128 --rounds 3",
+    "train-t5-small": "train --family t5 --size small --length 128 --rounds 3",
+    "train-bart-base": "train --family bart --size base --length 128 --rounds 3",
+    "train-vit-s16": "train --family vit --size s16 --rounds 3",
+    "train-swin-t": "train --family swin --size t --rounds 3",
+    "train-longformer": "train --family longformer --size base --batch 1 --length 4096 --rounds 2",
+    "decode-bart": "decode --family bart --size base --modes greedy1 beam4 --rounds 3",
+    "lengths": "lengths",
 }  # fmt: skip
 
 
@@ -91,11 +103,11 @@ def part(name: str, python: str) -> dict:
     module = MODULES[command]
     parser = argparse.ArgumentParser()
     module.arguments(parser)
-    if command in ("train", "decode"):
+    if command in ("train", "decode", "rollout"):
         words += ["--torch_python", python]
     args = parser.parse_args(words)
     result = module.measure(args)
-    if command == "scaling":
+    if hasattr(module, "draw"):
         module.draw(result, args.figure)
         result["figure"] = args.figure
     said = f"python -m scripts.bench {PARTS[name]}"

@@ -6,8 +6,8 @@
 
 Ours is `models.generate.generate` with the layers apart. Our fresh weights are exported and read by
 the peer, so that both must produce the same tokens; the table says whether they do. Prompts are random
-tokens, nothing ends a row, so every row gets `--new` tokens. Modes: greedy1 and greedy8 (rows), beam4
-(one row, four beams). The first round compiles and warms up.
+tokens (sources, where the family has an encoder), nothing ends a row, so every row gets `--new` tokens.
+Modes: greedy1 and greedy8 (rows), beam4 (one row, four beams). The first round compiles and warms up.
 
 `--threads` is torch's, as in `bench train`. The memory bound is the weights' bytes over the bandwidth
 that this machine reaches in the same run (reading 512 MB, or scaling them in place, whichever is
@@ -80,12 +80,20 @@ def measure(args) -> dict:
     }
 
 
-def lanes(args, folder) -> list:
-    """Ours first: it writes the weights that the peers read."""
+def lanes(args, folder, kind: str = "decode", **more) -> list:
+    """Ours first: it writes the weights that the peers read. kind, more: what the workers are told.
+
+    ValueError for a family that writes nothing, or, in a rollout, reads with a stack of its own.
+    """
     from models.interop import describe
 
     o, weights = bench_sizes.options(args.family, args.size), folder / "weights"
-    job = {"kind": "decode", "model": o.plain(), "threads": args.threads}
+    job = {"kind": kind, "model": o.plain(), "threads": args.threads, **more}
+    fit = ("decoder",) if kind == "rollout" else ("decoder", "encdec")
+    if o.kind not in fit:
+        raise ValueError(
+            f"bench {kind} needs a {' or '.join(fit)}; {args.family} is of kind {o.kind}"
+        )
     made, against = [], "transformers" in args.against
     for text in args.variants:
         change = bench_sizes.variant(text)

@@ -23,7 +23,7 @@ from models.build import build as build_model
 from models.build import count, example
 from models.options import Options
 from models.settings import Settings
-from scripts import bench_pictures, bench_plain
+from scripts import bench_pictures, bench_plain, bench_rounds, bench_texts
 from scripts.bench_serve import matmul_rate, serve, timed
 from train import lm
 from train.core import config as configs
@@ -31,6 +31,10 @@ from train.core import shard
 from train.core.meter import matmul_parameters
 from train.core.plan import plan
 from train.core.state import make_step
+
+LOOPS = {
+    **dict.fromkeys(bench_pictures.KINDS, "vision"), "encoder": "mlm", "encdec": "seq2seq",
+}  # fmt: skip
 
 
 def rows(vocab: int, batch: int, length: int, step: int) -> dict:
@@ -46,7 +50,7 @@ def recipe(job: dict):
     names = ("b1", "b2", "eps", "weight_decay", "clip", "lr")
     config = ConfigDict(
         dict(
-            loop="vision" if job["model"]["kind"] in bench_pictures.KINDS else "lm",
+            loop=LOOPS.get(job["model"]["kind"], "lm"),
             seed=0,
             steps=1000,
             batch=job["batch"],
@@ -60,10 +64,11 @@ def recipe(job: dict):
 
 
 def task(config, job: dict):
-    """The language-modelling task on random tokens, or the images' one; there is nothing held out."""
+    """The model's own task on random tokens or images; there is nothing held out."""
     o = Options.of(config.model.to_dict())
-    if o.kind in bench_pictures.KINDS:
-        return bench_pictures.task(config, o, job)
+    for other in (bench_pictures, bench_texts):
+        if o.kind in other.KINDS:
+            return other.task(config, o, job)
     batch = lambda step: rows(o.vocab, job["batch"], job["length"], step)
     stream = types.SimpleNamespace(batch=batch, fingerprint={})
     made = lm.make_task(config, o, None, stream, None)
@@ -156,7 +161,7 @@ class Decode:
         with timed(row):
             out = generation.generate(self.model, self.variables, tokens, None, settings)
             made = np.asarray(out.sequences)
-        return {**row, "tokens": made[:, prompt:].tolist()}
+        return {**row, "tokens": made[:, -new:].tolist()}
 
 
 def prompts(vocab: int, count: int, length: int):
@@ -201,6 +206,9 @@ def build(job: dict):
     if job["kind"] == "decode":
         decode = Decode(job)
         return decode.info, {"generate": decode.generate, "bandwidth": bandwidth}
+    if job["kind"] == "rollout":
+        side = bench_rounds.Ours(job)
+        return side.info, {"round": side.round, "given": side.given}
     train = Train(job)
     return train.info(), {"steps": train.steps}
 

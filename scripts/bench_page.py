@@ -2,14 +2,23 @@
 
 from pathlib import Path
 
-from scripts import bench_decode, bench_linen, bench_scaling, bench_tables
+from scripts import (
+    bench_decode,
+    bench_lengths,
+    bench_linen,
+    bench_rollout,
+    bench_scaling,
+    bench_tables,
+)
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 TABLES = {
     "train": bench_tables.train,
     "decode": bench_decode.table,
+    "rollout": bench_rollout.table,
     "linen": bench_linen.table,
     "scaling": bench_scaling.table,
+    "lengths": bench_lengths.table,
 }
 NEW = f"""# Benchmarks
 

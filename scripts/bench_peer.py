@@ -2,10 +2,10 @@
 
     python -m scripts.bench_peer JOB.json
 
-It needs torch (and transformers for its models) and nothing of ours but `scripts.bench_torch` and
-`scripts.bench_serve`. The job holds the options for the plain GPT (`model`) and the reference's
-config.json (`reference`); training is what a user of torch writes: the model's own loss, clipping,
-AdamW with decay on matrices and tables.
+It needs torch (and transformers for its models) and nothing of ours but `scripts.bench_torch`,
+`scripts.bench_serve` and the modules of pictures and of rounds beside it. The job holds the options
+for the plain GPT (`model`) and the reference's config.json (`reference`); training is what a user of
+torch writes: the model's own loss, clipping, AdamW with decay on matrices and tables.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from scripts import bench_pictures, bench_torch
+from scripts import bench_pictures, bench_rounds, bench_texts, bench_torch
 from scripts.bench_serve import matmul_rate, serve, timed
 
 
@@ -59,9 +59,10 @@ class Train:
         torch.manual_seed(0)
         began = time.perf_counter()
         self.version = f"torch {torch.__version__}"
-        self.images = job["model"]["kind"] in bench_pictures.KINDS
+        kinds = (bench_pictures, bench_texts)
+        self.other = next((m for m in kinds if job["model"]["kind"] in m.KINDS), None)
         if job["peer"] == "transformers":
-            self.model, name = bench_pictures.reference(job) if self.images else reference(job)
+            self.model, name = self.other.reference(job) if self.other else reference(job)
             self.version = f"{name}, {self.version}"
         else:
             self.model = bench_torch.GPT(job["model"])
@@ -87,8 +88,8 @@ class Train:
     def advance(self):
         job = self.job
         with cast(job):
-            if self.images:
-                loss = bench_pictures.loss(self.run, job, self.done)
+            if self.other:
+                loss = self.other.loss(self.run, job, self.done)
             else:
                 loss = self.loss(
                     *batch(job["model"]["vocab"], job["batch"], job["length"], self.done)
@@ -128,8 +129,10 @@ class Decode:
 
     def __init__(self, job: dict):
         self.job = job
-        self.model, name = reference(job)
+        kind = job["model"]["kind"]
+        self.model, name = (bench_texts.reference if kind == "encdec" else reference)(job)
         self.model.eval()
+        self.model.generation_config.eos_token_id = None  # nothing ends a row
         self.info = {"version": f"{name}, torch {torch.__version__}"}
 
     def generate(self, rows: int, beams: int, prompt: int, new: int) -> dict:
@@ -143,7 +146,7 @@ class Decode:
                 tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=new,
                 do_sample=False, num_beams=beams, pad_token_id=0,
             )  # fmt: skip
-        return {**row, "tokens": out[:, prompt:].tolist()}
+        return {**row, "tokens": out[:, -new:].tolist()}
 
 
 def matmul(dtype: str) -> dict:
@@ -167,6 +170,9 @@ def build(job: dict):
     if job["kind"] == "decode":
         decode = Decode(job)
         return decode.info, {"generate": decode.generate}
+    if job["kind"] == "rollout":
+        side = bench_rounds.Torch(job)
+        return side.info, {"round": side.round, "given": side.given}
     train = Train(job)
     return train.info(), {"steps": train.steps}
 

@@ -69,23 +69,27 @@ def shape(axis: str, value: int) -> dict:
 
 
 def point(axis, value, args, folder) -> dict:
-    """One process: its step's median seconds and its memory."""
+    """A point of an axis: see `alone`."""
     made = shape(axis, value)
     batch, length = made.pop("batch"), made.pop("length")
     o = bench_sizes.options(
         "gpt2", "124m", context=length, **made, **bench_sizes.variant(args.variant)
     )
+    return {"value": value, **alone(f"{axis} {value}", o, batch, length, args.rounds, folder)}
+
+
+def alone(name, o, batch, length, rounds, folder) -> dict:
+    """One process with one model: its step's median seconds and its memory."""
     job = {
         "kind": "train", "batch": batch, "length": length, "clip": 1.0, **bench_train.RECIPE,
         "model": o.plain(),
     }  # fmt: skip
     environment = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-    lane = Lane(f"{axis} {value}", sys.executable, "scripts.bench_ours", job, folder, environment)
+    lane = Lane(name, sys.executable, "scripts.bench_ours", job, folder, environment)
     with lane:
-        rows = [lane.ask("steps", steps=1) for _ in range(args.rounds)]
+        rows = [lane.ask("steps", steps=1) for _ in range(rounds)]
     info = lane.info
     return {
-        "value": value,
         "cpu": bench_lanes.median(rows, "cpu"),
         "wall": bench_lanes.median(rows, "wall"),
         "peak": rows[-1]["peak"],

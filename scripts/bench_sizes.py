@@ -15,22 +15,38 @@ SMALL = {
         depths=(1, 1), widths=(8, 8), strides=(1, 2), stem=(8,), stem_kernel=7, stem_stride=2,
         stem_pool=True, image_size=32, labels=10,
     ),
+    ("bert", "tiny"): dict(vocab=256, context=64, layers=2, width=32, heads=4),
+    ("t5", "tiny"): dict(vocab=256, context=64, layers=2, width=32, heads=4, ff=64),
+    ("bart", "tiny"): dict(vocab=256, context=64, layers=2, width=32, heads=4, ff=64),
+    ("longformer", "tiny"): dict(
+        vocab=256, context=64, layers=2, width=32, heads=4, windows=(8,)
+    ),
     ("llama", "tiny"): dict(
         vocab=256, context=64, layers=2, width=32, heads=4, kv_heads=2, ff=96
     ),
 }  # fmt: skip
-QUIET = dict(drop_embed=0.0, drop_attn=0.0, drop_resid=0.0, drop_head=0.0, drop_path=0.0)
+QUIET = dict(
+    drop_embed=0.0, drop_attn=0.0, drop_resid=0.0, drop_head=0.0, drop_path=0.0, drop_act=0.0,
+    drop_final=0.0,
+)  # fmt: skip
 
 
 def options(family: str, size: str, **changes) -> Options:
-    """The options of a size, without dropout. ValueError names the known sizes for another one."""
+    """The options of a size, without dropout; an encoder has the masked-language head.
+
+    ValueError names the known sizes for another one.
+    """
     small = SMALL.get((family, size))
     if small is None:
         known = [*families.sizes(family), *(s for f, s in SMALL if f == family)]
         if size not in known:
             raise ValueError(f"{family} has no size {size!r}; known: {', '.join(known)}")
-        return Options.of(families.row(family, size, **{**QUIET, **changes}))
-    return Options.of(families.row(family, **{**QUIET, **small, **changes}))
+        row = families.row(family, size, **{**QUIET, **changes})
+    else:
+        row = families.row(family, **{**QUIET, **small, **changes})
+    if row.get("kind") == "encoder" and "head" not in changes:
+        row["head"] = "masked"
+    return Options.of(row)
 
 
 def variant(text: str) -> dict:

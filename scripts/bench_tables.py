@@ -62,7 +62,7 @@ def train(result: dict) -> str:
         info, seconds = s["info"], median_of(s, metric)
         rows.append([
             s["name"], seconds_text(s["cpu"]), seconds_text(s["wall"]), share(result, s, metric),
-            f"{result['batch'] * result['length'] / seconds:,.0f}", f"{s['peak'] / 1e9:.2f}",
+            per_second(result["batch"] * result["length"] / seconds), f"{s['peak'] / 1e9:.2f}",
             f"{info['trace_seconds']:.1f} + {info['compile_seconds']:.1f}"
             if "compile_seconds" in info else "",
             f"{sum(info.get(name, 0) for name in FIRST):.1f}",
@@ -78,6 +78,11 @@ def train(result: dict) -> str:
     ]  # fmt: skip
     parts = [grid(head, rows), against(result, metric)]
     return "\n\n".join(part for part in [*parts, peak_line(result), first_line(result)] if part)
+
+
+def per_second(value: float) -> str:
+    """Tokens or images a second: whole, or with a decimal where there are few."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def median_of(s: dict, metric: str) -> float:

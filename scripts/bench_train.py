@@ -19,7 +19,9 @@ Settings of the peers, all float32 unless they say otherwise: `stock` as install
 torch.compile on top; `best` preloads the two lines that let MKL use all of an AMD processor and takes
 the fused AdamW; `best-compile` both; `bf16` is `best` under bfloat16 autocast, `channels-last` `best`
 with convolutions in that layout. Models of images are families like the others (`--family resnet --size
-50`); they read random images, and rates are images a second. `--dtype` is ours:
+50`); they read random images, and rates are images a second. Encoders (`--family bert --size base`)
+and encoder-decoders (`--family t5 --size small`) train as `scripts.bench_texts` says; an
+encoder-decoder's `--length` is the source's, its target has half of it. `--dtype` is ours:
 bfloat16 runs the matrix products' operands in it and keeps activations in float32.
 """
 
@@ -27,7 +29,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from scripts import bench_first, bench_lanes, bench_pictures, bench_sizes, bench_tables
+from scripts import bench_first, bench_lanes, bench_pictures, bench_sizes, bench_tables, bench_texts
 from scripts.bench_lanes import Lane, say
 
 HELP = "a training step against transformers and a plain torch GPT: time, memory, compilation"
@@ -70,10 +72,13 @@ def run(args) -> int:
 
 def measure(args) -> dict:
     """The whole benchmark as a dict; `scripts.bench_tables.train` reads it."""
-    if bench_sizes.options(args.family, args.size).kind in bench_pictures.KINDS:
+    kind = bench_sizes.options(args.family, args.size).kind
+    if kind in bench_pictures.KINDS:
         args.length = 1
         if "nanogpt" in args.against:
             raise ValueError("nanogpt reads no images; --against transformers")
+    if kind in bench_texts.KINDS and "nanogpt" in args.against:
+        raise ValueError(f"nanogpt is a decoder, {args.family} an {kind}; --against transformers")
     with tempfile.TemporaryDirectory() as folder:
         lanes = ours(args, Path(folder)) + peers(args, Path(folder))
         rates = {} if args.no_peak else peaks(args, Path(folder))

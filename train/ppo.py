@@ -16,9 +16,10 @@ and the ratio (`ppo.aggregate`, `ppo.ratio`, "" the method's own), the temperatu
 does not end (`reward.missing_eos`), and where the KL to the frozen reference goes are named in the
 config: `kl.place` "reward" is k1 in the reward (beta fixed, or adaptive towards `kl.target`), "loss" an
 estimator in the loss (k3 is GRPO's, whose gradient is that of the forward KL). `reward.kind` is "model",
-a reward model of ours with the same tokens at `reward.checkpoint`, or a plain function
-(`train.core.rewards.PLAIN`). The value net starts as the reward model, or as the policy with a head of
-zeros. `mix.weight` adds that much of the likelihood of `mix.source`, the pre-training mix (ptx).
+a reward model of ours at `reward.checkpoint`, or a plain function (`train.core.rewards.PLAIN`). A reward
+model with other tokens than the policy's, an encoder among them, reads the answers' texts
+(`train.core.judges`). The value net starts as a reward model with the policy's tokens, else as the
+policy with a head of zeros. `mix.weight` adds that much of the likelihood of `mix.source`, the pre-training mix (ptx).
 `config.steps` counts minibatches: a round has epochs * minibatches of them.
 """
 
@@ -29,8 +30,19 @@ import jax.numpy as jnp
 
 from models.build import build, example
 from models.likelihood import of_tokens
-from models.options import Options
-from train.core import checkpoint, kl, loop, losses, origin, policy, rewards, rollout, rounds, shard
+from train.core import (
+    checkpoint,
+    judges,
+    kl,
+    loop,
+    losses,
+    origin,
+    policy,
+    rewards,
+    rollout,
+    rounds,
+    shard,
+)
 from train.core.fit import Fitted
 from train.core.plan import Plan, plan
 from train.core.sections import one_of, positive, section
@@ -49,8 +61,8 @@ SECTIONS = {
         "estimator": "k3", "alarm": 50.0,
     },
     "reward": {
-        "kind": "model", "checkpoint": "", "missing_eos": "replace", "amount": 1.0,
-        "normalise": False, "whiten": False,
+        "kind": "model", "checkpoint": "", "reads": "pair", "missing_eos": "replace",
+        "amount": 1.0, "normalise": False, "whiten": False,
     },
     "mix": {"weight": 0.0, "source": ""},
 }  # fmt: skip
@@ -65,9 +77,10 @@ def run(config, workdir, plain=None) -> Fitted:
         raise ValueError("this loop writes answers in one process; expected one, over any devices")
     opened = _open(config)
     config, o, value, tokenizer, setting, held = opened
+    own = setting.scorer.reader is None
     if plain is not None:
         setting.scorer = rollout.Scorer(setting.writer, plain)
-    first, frozen, setting.same = _parameters(config, o, value, setting.how)
+    first, frozen, setting.same = _parameters(config, o, value, setting.how, own)
     frozen = origin.placed(frozen, config)
     task = make_task(config, o, value, tokenizer, setting, frozen, lambda: first)
     if held:
@@ -99,6 +112,7 @@ def settings(config) -> dict:
     one_of("kl.estimator", how["kl"]["estimator"], ("k2", "k3"))
     one_of("reward.missing_eos", reward["missing_eos"], rewards.ENDINGS)
     one_of("reward.kind", reward["kind"], ("model", *rewards.PLAIN))
+    one_of("reward.reads", reward["reads"], judges.READS)
     names = ("group", "epochs", "minibatches", "new", "temperature", "clip", "cap")
     positive("ppo", ppo, names)
     size = config.batch * ppo["minibatches"]
@@ -133,19 +147,20 @@ def _open(config):
     tokenizer = tasks.open_tokenizer(config, checkpoint.find, texts, encoder=False)
     loop.fits(o, tokenizer)
     tokenizer.chat_template = origin.template(config, tokenizer)
-    for name in ("reference", "reward"):
-        tasks.same_tokens(config.get(name, {}), tokenizer, checkpoint.find, f"config.{name}")
+    tasks.same_tokens(config.get("reference", {}), tokenizer, checkpoint.find, "config.reference")
     dialogue = instructions.Dialogue(tokenizer, tokenizer.chat_template)
     room = config.length - how["ppo"]["new"]
     rows = {part: prompts.encode(found, dialogue, room) for part, found in parts.items()}
-    judge = _judge(config, o, how)
+    judge = judges.opened(how["reward"], tokenizer)
     value = None
     if how["ppo"]["method"] == "ppo":
-        value = judge or o.replace(head="classify", labels=1, score_bias=True)
+        same = judge is not None and judge.reader is None
+        value = judge.o if same else o.replace(head="classify", labels=1, score_bias=True)
     writer = rollout.Writer(build(o), tokenizer, how["ppo"], shard.mesh(config.mesh))
     scorer = rollout.Scorer(
-        writer, rewards.PLAIN.get(how["reward"]["kind"]), judge and build(judge)
-    )
+        writer, rewards.PLAIN.get(how["reward"]["kind"]),
+        *((build(judge.o), judge.reader) if judge else ()),
+    )  # fmt: skip
     group = how["ppo"]["group"] if how["ppo"]["method"] in rollout.GROUPED else 1
     sizes = config.copy_and_resolve_references()
     sizes.batch = config.batch * how["ppo"]["minibatches"] // group
@@ -159,25 +174,6 @@ def _open(config):
     return config.lock(), o, value, tokenizer, setting, held
 
 
-def _judge(config, o, how) -> Options | None:
-    """The reward model's options; None for a plain function."""
-    if how["reward"]["kind"] != "model":
-        return None
-    if not how["reward"]["checkpoint"]:
-        raise ValueError(
-            "config.reward.kind is 'model', config.reward.checkpoint names none; give a run of "
-            f"train.reward, or a plain reward: {', '.join(rewards.PLAIN)}"
-        )
-    found = origin.quiet(origin.named(how["reward"]))
-    origin.check_score(found, "config.reward.checkpoint's model")
-    if found.kind != "decoder" or found.vocab != o.vocab:
-        raise ValueError(
-            f"the reward model is a {found.kind} with a vocabulary of {found.vocab}; expected a "
-            f"decoder that reads the policy's tokens, {o.vocab} of them"
-        )
-    return found
-
-
 def _mix(config, how, tokenizer):
     """The stream of the pre-training mix, or None."""
     if not how["mix"]["weight"]:
@@ -187,8 +183,11 @@ def _mix(config, how, tokenizer):
     return text.open_stream(made, tokenizer)
 
 
-def _parameters(config, o, value, how):
-    """(the first parameters, the frozen ones, whether the reference is the first policy)."""
+def _parameters(config, o, value, how, own: bool = True):
+    """(the first parameters, the frozen ones, whether the reference is the first policy).
+
+    own: a reward model, if there is one, has the policy's tokens.
+    """
     first = {"policy": origin.params(config.init, o, config.seed)}
     given = config.get("reference", {})
     other = bool(given) and bool(given.get("checkpoint", "") or given.get("reference", ""))
@@ -199,7 +198,7 @@ def _parameters(config, o, value, how):
         judge = origin.quiet(origin.named(how["reward"]))
         frozen["reward"] = origin.params(how["reward"], judge, config.seed)
     if value is not None:
-        if "reward" in frozen:
+        if "reward" in frozen and own:
             first["value"] = jax.tree.map(jnp.copy, frozen["reward"])
         else:
             made = dict(origin.params({}, value, config.seed))
@@ -234,7 +233,7 @@ def make_task(config, o, value, tokenizer, setting, frozen, given=None) -> Task:
         value = policy.aggregate(each, mask, ppo["aggregate"], totals, ppo["new"])
         sums = policy.watch(ratio, found, batch, ppo)
         if critic is not None:
-            said = rounds._values(critic, params["value"], both, ppo["new"])
+            said = rounds.values(critic, params["value"], both, ppo["new"])
             square, cut = policy.value_loss(
                 said, batch["values"], batch["returns"], ppo["clip_value"]
             )

@@ -5,9 +5,10 @@
 Loss: for each prompt the mean over its pairs of -log sigmoid(r_w - r_l - margin), every answer being
 read once, then the mean over prompts (equation 1); `config.reward.centre` c adds c (r_w + r_l)^2. A
 decoder's score is read at the last real token, an encoder's at its pooled state; the head starts as
-N(0, 1 / (D + 1)) with bias 0. After training the held-out comparisons give accuracy beside its ceiling,
-accuracy by margin, calibration, and the scores' mean and deviation (reward.json). The first line says how
-many epochs the steps make: the paper's reward models overfit with more than one.
+N(0, 1 / (D + 1)) with bias 0. `layer_decay` is that of `train.classify`. After training the held-out
+comparisons give accuracy beside its ceiling, accuracy by margin, calibration, and the scores' mean and
+deviation (reward.json). The first line says how many epochs the steps make: the paper's reward models
+overfit with more than one.
 """
 
 import json
@@ -22,6 +23,7 @@ from models.build import build
 from models.options import Options
 from train.core import checkpoint, loop, lora, origin, preferences
 from train.core.fit import Fitted
+from train.core.layerwise import layerwise
 from train.core.plan import Plan, plan
 from train.core.sections import section
 from train.core.state import Task
@@ -68,7 +70,11 @@ def _open(config):
     texts = lambda: sorted({text for item in parts["train"] for text in _texts(item)})
     encoder = o.kind == "encoder"
     tokenizer = tasks.open_tokenizer(config, checkpoint.find, texts, encoder=encoder)
+    tasks.refuse_other_tokens(config, tokenizer, checkpoint.find)
     loop.fits(o, tokenizer)
+    decay = config.get("layer_decay", 1.0)
+    if decay != 1.0:
+        config.optim.multipliers = (*config.optim.multipliers, *layerwise(o, decay, config))
     tokenizer.chat_template = "" if encoder else origin.template(config, tokenizer)
     makes, about, counts = {}, {"tokenizer": tokenizer.hash}, []
     for part, found in parts.items():

@@ -8,7 +8,18 @@ import pytest
 
 from tests.train import aligned, bigrams
 from train import ppo
-from train.core import advantages, config, kl, origin, policy, preferences, rewards, rollout, rounds
+from train.core import (
+    advantages,
+    config,
+    judges,
+    kl,
+    origin,
+    policy,
+    preferences,
+    rewards,
+    rollout,
+    rounds,
+)
 from train.data import prompts
 
 
@@ -207,10 +218,8 @@ def test_the_paper_s_settings():
 
 def test_nets_that_are_read_in_alignment_have_no_dropout(tmp_path, monkeypatch):
     made = aligned.config("ppo", tmp_path, [{"prompt": "a"}], "score", **{"model.drop_resid": 0.1})
-    o = origin.options(made)
+    o, tokenizer = origin.options(made), types.SimpleNamespace(hash="x")
     monkeypatch.setattr(origin, "named", lambda init: o)
-    how = {"reward": {"kind": "model", "checkpoint": "x"}}
-    assert o.dropout and not ppo._judge(made, o, how).dropout
-    other = origin.quiet(o).replace(vocab=300)
-    with pytest.raises(ValueError, match="a vocabulary of 288; expected .* 300 of them"):
-        ppo._judge(made, other, how)
+    monkeypatch.setattr(judges.tasks, "of_model", lambda init, find: tokenizer)
+    found = judges.opened({"kind": "model", "checkpoint": "x"}, tokenizer)
+    assert o.dropout and not found.o.dropout and found.reader is None

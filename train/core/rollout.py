@@ -95,20 +95,29 @@ def seeds(seed: int, update: int, rows: int, salt: int = 11) -> np.ndarray:
 
 
 class Scorer:
-    """Scores of answers [N]: a reward model's, read at the last real token, or a plain function's."""
+    """Scores of answers [N]: a reward model's, read at the last real token, or a plain function's.
 
-    def __init__(self, writer, plain=None, model=None):
-        self.writer, self.plain = writer, plain
+    reader: a `train.core.judges.Reader`, where the reward model has other tokens than the writer.
+    """
+
+    def __init__(self, writer, plain=None, model=None, reader=None):
+        self.writer, self.plain, self.reader = writer, plain, reader
         if model is not None:
             self._score = jax.jit(
                 lambda params, batch: preference.scores(model, {"params": params}, batch)
             )
 
     def __call__(self, made, asked, params=None) -> np.ndarray:
-        """float32 [N], NaN for what a function cannot score. asked: the prompt of each row."""
+        """float32 [N], NaN for what a function cannot score. asked: the prompt of each row.
+
+        A reader adds to `made` which answers were too long for it, `cut` [N].
+        """
         if self.plain is None:
-            batch = self.writer.place({name: made[name] for name in ("tokens", "mask")})
-            return rewards.finite(self._score(params, batch), "the reward model's score", "")
+            batch = {name: made[name] for name in ("tokens", "mask")}
+            if self.reader is not None:
+                batch, made["cut"] = self.reader(asked, self.writer.texts(made))
+            score = self._score(params, self.writer.place(batch))
+            return rewards.finite(score, "the reward model's score", "")
         texts = self.writer.texts(made)
         found = [self.plain(p.words, text, p.target) for p, text in zip(asked, texts, strict=True)]
         return rewards.plain(found)
@@ -167,6 +176,8 @@ def watched(made, raw, method: str, size: int) -> dict:
         out["flat_groups"] = float((np.ptp(rows, axis=1) == 0).mean())
     if method == "best":
         out["kl_bound"] = bestof.bound(size)
+    if "cut" in made:
+        out["cut"] = float(np.mean(made["cut"]))
     return out
 
 
@@ -198,6 +209,11 @@ def failing(values: dict, limit: float) -> list:
             "the policy has become certain (entropy {:.3f} nats a token)",
         ),
         ("mismatch", lambda x: x > 0.05, "cached and full log-probabilities differ by {:.3f}"),
+        (
+            "cut",
+            lambda x: x > 0.1,
+            "{:.0%} of the answers are longer than the reward model reads, and were cut for it",
+        ),
         ("explained", lambda x: x < -1, "the value net is worse than a constant ({:.1f})"),
     ]
     return [

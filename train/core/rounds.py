@@ -42,7 +42,7 @@ class Setting:
         self.group = ppo["group"] if ppo["method"] in rollout.GROUPED else 1
         self.values = None
         if value is not None:
-            self.values = jax.jit(lambda params, batch: _values(value, params, batch, ppo["new"]))
+            self.values = jax.jit(lambda params, batch: values(value, params, batch, ppo["new"]))
 
     def carry(self) -> dict:
         """The carry before the first round."""
@@ -73,7 +73,7 @@ class Setting:
         return made
 
 
-def _values(model, params, batch, new: int):
+def values(model, params, batch, new: int):
     """V [N,R]: what the value net says before each token of an answer."""
     x, _ = model.apply({"params": params}, batch, method="features")
     return model.apply({"params": params}, x[:, -new - 1 : -1], method="values")[..., 0]

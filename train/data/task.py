@@ -31,35 +31,57 @@ def open_tokenizer(config, find, texts=None, encoder: bool = True) -> Tokenizer:
     training rows; with an `encoder`'s special tokens or end-of-text alone.
     """
     spec = get(config, "data.tokenizer", "")
-    given, reference = get(config, "init.checkpoint", ""), get(config, "init.reference", "")
     if spec and spec != "init":
         return tokenizers.named(spec, texts or (lambda: _training_texts(config)), encoder)
-    if given:
-        return Tokenizer.load(Path(find(given)) / "tokenizer")
-    if reference:
-        folder = Path(reference)
-        raw, special, template = read_tokenizer(folder, read_json(folder / "config.json"))
-        if raw is None:
-            raise ValueError(f"{folder} has no tokenizer.json; name one as config.data.tokenizer")
-        return Tokenizer.wrap(raw, "file", template, **special)
+    found = of_model(config.get("init", {}), find)
+    if found is not None:
+        return found
+    folder = get(config, "init.reference", "")
+    if folder:
+        raise ValueError(f"{folder} has no tokenizer.json; name one as config.data.tokenizer")
     raise ValueError(
         "config.data.tokenizer is empty and config.init names no model; name one, such as "
         "wordpiece:4096 (trained on the training texts)"
     )
 
 
+def of_model(init, find) -> Tokenizer | None:
+    """The tokenizer of the model that a section like config.init names.
+
+    None where it names no model, or a reference folder without a tokenizer.json.
+    """
+    if init.get("checkpoint", ""):
+        return Tokenizer.load(Path(find(init["checkpoint"])) / "tokenizer")
+    if not init.get("reference", ""):
+        return None
+    folder = Path(init["reference"])
+    raw, special, template = read_tokenizer(folder, read_json(folder / "config.json"))
+    return None if raw is None else Tokenizer.wrap(raw, "file", template, **special)
+
+
 def same_tokens(section, tokenizer, find, what: str):
     """ValueError where the model that a section of a config names was trained on other tokens: its
     numbers would be about other texts. A folder without a tokenizer is taken at its word."""
-    given, reference = get(section, "checkpoint", ""), get(section, "reference", "")
-    if not given and not (reference and (Path(reference) / "tokenizer.json").is_file()):
-        return
-    init = {"checkpoint": given, "reference": reference}
-    other = open_tokenizer({"init": init}, find)
-    if other.raw.get_vocab() != tokenizer.raw.get_vocab():
+    other = of_model(section, find)
+    if other is not None and other.raw.get_vocab() != tokenizer.raw.get_vocab():
+        source = get(section, "checkpoint", "") or get(section, "reference", "")
         raise ValueError(
-            f"{what} names {given or reference}, which has other tokens ({other.vocab} of them) than "
+            f"{what} names {source}, which has other tokens ({other.vocab} of them) than "
             f"the policy ({tokenizer.vocab}); expected the same vocabulary"
+        )
+
+
+def refuse_other_tokens(config, tokenizer, find):
+    """ValueError where the model that config.init names reads other tokens than `tokenizer` gives.
+
+    Its rows would stand for other words, and nothing in a run would say so.
+    """
+    own = of_model(config.get("init", {}), find)
+    if own is not None and own.hash != tokenizer.hash:
+        source = get(config, "init.checkpoint", "") or get(config, "init.reference", "")
+        raise ValueError(
+            f"config.data.tokenizer={get(config, 'data.tokenizer', '')!r} has other tokens than "
+            f"{source}, from whose parameters the run starts\nuse --config.data.tokenizer=init"
         )
 
 
