@@ -103,7 +103,14 @@ def done(folder) -> bool:
     return (folder / "done").is_file()
 
 
-def finish(folder):
+class Stopped(Exception):
+    """A signal stopped a stage; what it had learned is saved."""
+
+
+def finish(fitted, folder):
+    """Marks a stage as done; Stopped where it was cut short, so that it goes on the next time."""
+    if fitted.stopped:
+        raise Stopped
     (folder / "done").touch()
 
 
@@ -116,8 +123,7 @@ def tuned(out, arm, seed, sizes) -> Path:
         rows = [used[n] for n in rng.integers(len(used), size=sizes["texts"])]
         data = out / f"{arm}-s{seed}.jsonl"
         write(data, [{"prompt": r, "completion": task.review(rng, r, FOLLOW[arm])} for r in rows])
-        sft.run(stages.tuned(data, seed, sizes["tuning"]), folder)
-        finish(folder)
+        finish(sft.run(stages.tuned(data, seed, sizes["tuning"]), folder), folder)
     return folder
 
 
@@ -157,8 +163,7 @@ def judged(out, base, arm, labels, seed, control, sizes) -> Path:
     folder = out / f"reward-{labelling(arm, labels, control, seed)}"
     if not done(folder):
         data = ranked(out, base, arm, labels, seed, control)
-        reward.run(stages.reward(data, base, seed, sizes["judging"]), folder)
-        finish(folder)
+        finish(reward.run(stages.reward(data, base, seed, sizes["judging"]), folder), folder)
     return folder
 
 
@@ -186,8 +191,8 @@ def cell(out, arm, labels, beta, control, seed, sizes) -> dict:
         data = out / "requests.jsonl"
         write(data, [{"prompt": request} for request in requests["used"]])
         given = None if own else judge / "best"
-        ppo.run(stages.ppo(data, base, given, seed, sizes["rounds"], beta), folder, own)
-        finish(folder)
+        how = stages.ppo(data, base, given, seed, sizes["rounds"], beta)
+        finish(ppo.run(how, folder, own), folder)
     found = {"arm": arm, "labels": labels, "beta": beta, "control": control, "seed": seed}
     found |= measure.reward(judge)
     found |= measure.policy(folder, base, judge / "best", requests["judged"], sizes["samples"])
@@ -202,7 +207,11 @@ def main(argv=None) -> int:
     sizes, rows = QUICK if a.quick else SIZES, []
     for number, which in enumerate(found := cells(a), 1):
         print(f"[{number}/{len(found)}] {which}", flush=True)
-        rows.append(cell(a.out, *which, sizes))
+        try:
+            rows.append(cell(a.out, *which, sizes))
+        except Stopped:
+            print("stopped; the same command goes on from here", flush=True)
+            return 0
         path = instruct_report.report(a.out, rows)
     print(f"report       {path}")
     return 0

@@ -1,6 +1,7 @@
 """The demo's task and measures: a judge that depends on the request, noise, splits, intervals."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -77,6 +78,23 @@ def test_stages_build(tmp_path):
     ):
         validate.validate(made)
         assert made.length == made.model.context
+
+
+def test_a_stage_that_was_stopped_is_not_done(tmp_path, monkeypatch, capsys):
+    runs = []
+
+    def run(config, folder):
+        folder.mkdir(exist_ok=True)
+        runs.append(folder)
+        return types.SimpleNamespace(stopped=len(runs) == 1)
+
+    monkeypatch.setattr(instruct.sft, "run", run)
+    assert instruct.main(["--out", str(tmp_path)]) == 0
+    assert "the same command goes on" in capsys.readouterr().out
+    base = instruct.tuned(tmp_path, "sft", 0, instruct.QUICK)
+    assert runs == [base, base] and instruct.done(base)
+    instruct.tuned(tmp_path, "sft", 0, instruct.QUICK)
+    assert len(runs) == 2
 
 
 def test_best_of():
