@@ -69,7 +69,8 @@ def ceiling(found) -> float:
 
 
 def read(table: Table, config) -> list:
-    """The comparisons of a table: one for each set of answers that was ranked, or linked by pairs.
+    """The comparisons of a table: one for each set of answers that was ranked, or linked by pairs, in
+    the order of their first rows.
 
     ValueError names a row with an empty prompt or answer, with equal answers, or with a comparison
     that the same labeller made before, whether it repeats or contradicts that.
@@ -79,7 +80,7 @@ def read(table: Table, config) -> list:
     who = table.column("labeller") if "labeller" in table.columns else [""] * len(table)
     whole = name("answers") in table.columns
     rows = _rankings(table, name) if whole else _pairs(table, name)
-    seen, made = {}, {}
+    seen, made, order = {}, {}, {}
     for number, (prompt, (answers, ranks), labeller) in enumerate(
         zip(prompts, rows, who, strict=True)
     ):
@@ -95,10 +96,13 @@ def read(table: Table, config) -> list:
         _once(seen, where, _text(prompt), answers, ranks, labeller)
         vote = dict(zip(answers, ranks, strict=True))
         made.setdefault(_text(prompt), (prompt, []))[1].append(vote)
-    found = []
+        order[id(vote)] = number
+    found = {}
     for prompt, votes in made.values():
-        groups = _sets(votes) if whole else _linked(votes)
-        found += [_counted(prompt, sorted(answers), held) for answers, held in groups]
+        for answers, held in _sets(votes) if whole else _linked(votes):
+            first = min(order[id(vote)] for vote in held)
+            found[first] = _counted(prompt, sorted(answers), held)
+    found = [found[first] for first in sorted(found)]
     return [item for item in found if item.better.any()]
 
 
