@@ -17,12 +17,13 @@ def labelled(path, rows, every: int = 100) -> list:
         for row in rows
     ]
     wanted = {
-        (row["prompt"], text): rank
+        (row["prompt"], frozenset(row["answers"])): dict(
+            zip(row["answers"], row["ranks"], strict=True)
+        )
         for row in rows
-        for text, rank in zip(row["answers"], row["ranks"], strict=True)
     }
-    if len(wanted) != sum(len(row["answers"]) for row in rows):
-        raise ValueError("two rows are about one prompt and answer, which a page cannot tell apart")
+    if len(wanted) != len(rows):
+        raise ValueError("two rows are about the same answers, which a page cannot tell apart")
     store = label_store.Store(path, items)
     server = label_server.serve(store)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -31,7 +32,8 @@ def labelled(path, rows, every: int = 100) -> list:
         with label_browser.Page(address, "program") as page:
             while not page.finished():
                 prompt, answers = page.shown()
-                page.rank([wanted[prompt, text] for text in answers])
+                ranks = wanted[prompt, frozenset(answers)]
+                page.rank([ranks[text] for text in answers])
                 if (kept := len(store.records())) % every == 0:
                     print(f"{kept} of {len(rows)} labelled", flush=True)
     finally:

@@ -84,6 +84,7 @@ def test_a_program_labels_through_the_page(tmp_path):
         {"prompt": item["prompt"], "answers": item["answers"], "ranks": ranks}
         for item, ranks in zip(items(2), ([4, 1, 2, 2], [1, 2, 3, 4]), strict=True)
     ]
+    rows.append({"prompt": "p0", "answers": ["a0", "x", "y", "z"], "ranks": [1, 2, 3, 4]})
     made = instruct_page.labelled(tmp_path / "l.labels", rows)
     assert [{name: row[name] for name in rows[0]} for row in made] == rows
     assert made[0]["labeller"] == "program"
