@@ -201,18 +201,26 @@ def cell(out, arm, labels, beta, control, seed, sizes) -> dict:
     return found
 
 
+def ended(out) -> list:
+    """Every cell of a folder that has ended, in the order of the grid."""
+    rows = [json.loads(path.read_text()) for path in (out / "cells").glob("*.json")]
+    arms = list(FOLLOW)
+    order = lambda r: (arms.index(r["arm"]), -r["labels"], r["control"], r["beta"], r["seed"])
+    return sorted(rows, key=order)
+
+
 def main(argv=None) -> int:
     a = arguments(argv)
     task.compound("good")  # the judge is here, before anything is trained
-    sizes, rows = QUICK if a.quick else SIZES, []
+    sizes = QUICK if a.quick else SIZES
     for number, which in enumerate(found := cells(a), 1):
         print(f"[{number}/{len(found)}] {which}", flush=True)
         try:
-            rows.append(cell(a.out, *which, sizes))
+            cell(a.out, *which, sizes)
         except Stopped:
             print("stopped; the same command goes on from here", flush=True)
             return 0
-        path = instruct_report.report(a.out, rows)
+        path = instruct_report.report(a.out, ended(a.out))
     print(f"report       {path}")
     return 0
 

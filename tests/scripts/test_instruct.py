@@ -122,6 +122,14 @@ def test_a_reward_model_is_held_against_gold_and_its_labeller():
     assert instruct_measure.against(gold, gold, 2)["reward_gold"] == 1
 
 
+def test_the_report_is_of_every_cell_in_the_folder(tmp_path):
+    (tmp_path / "cells").mkdir()
+    for number, made in enumerate((row(seed=1), row(arm="plain"), row(), row(control="gold"))):
+        (tmp_path / "cells" / f"{number}.json").write_text(json.dumps(made))
+    found = [(r["arm"], r["control"], r["seed"]) for r in instruct.ended(tmp_path)]
+    assert found == [("sft", "", 0), ("sft", "", 1), ("sft", "gold", 0), ("plain", "", 0)]
+
+
 def test_the_report_escapes_and_averages(tmp_path):
     rows = [row(), row(seed=1, gold_after=1.5), row(control="gold"), row(arm="plain", beta=0.3)]
     text = instruct_report.report(tmp_path, rows).read_text()
