@@ -12,6 +12,7 @@ COLUMNS = (
     "reward_accuracy", "reward_gold", "labeller_gold", "gold_before", "gold_after", "proxy_after", "kl",
     "win", "win_equal_length", "length_before", "length_after", "ended", "distinct",
 )  # fmt: skip
+CELL = ("arm", "labels", "beta", "control", "seed")
 INTERVALS = ("win", "win_equal_length")
 STYLE = (
     "body{font:15px/1.5 system-ui;margin:2rem auto;max-width:80rem;padding:0 1rem}"
@@ -28,8 +29,13 @@ WORDS = (
 
 
 def report(out, rows) -> Path:
-    """Writes report.json, with every cell, and report.html; returns the page's path."""
+    """Writes report.json and seeds.tsv, with every cell, and report.html; returns the page's path."""
     (out / "report.json").write_text(json.dumps(rows, indent=1) + "\n")
+    lines = ["\t".join((*CELL, *COLUMNS))]
+    for row in rows:
+        which = (str(row[name]) or "-" for name in CELL)
+        lines.append("\t".join((*which, *(f"{row[name]:.4f}" for name in COLUMNS))))
+    (out / "seeds.tsv").write_text("\n".join(lines) + "\n")
     groups = {}
     for row in rows:
         groups.setdefault((row["arm"], row["labels"], row["beta"], row["control"]), []).append(row)

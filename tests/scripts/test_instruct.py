@@ -136,6 +136,8 @@ def test_the_report_escapes_and_averages(tmp_path):
     assert "&lt;b&gt;" in text and "<b>" not in text
     assert "1.000 ± 0.500" in text and "control: gold" in text
     assert json.loads((tmp_path / "report.json").read_text()) == rows
+    lines = (tmp_path / "seeds.tsv").read_text().splitlines()
+    assert len(lines) == 5 and lines[2].split("\t")[:6] == ["sft", "1", "0.0", "-", "1", "0.5000"]
     pytest.importorskip("matplotlib")
     assert text.count("data:image/png") == 2 and (tmp_path / "curves.png").stat().st_size > 5000
     only = instruct_report.report(tmp_path / "", [row(control="random")]).read_text()
