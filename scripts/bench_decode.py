@@ -30,15 +30,20 @@ MODES = {"greedy1": (1, 1), "greedy8": (8, 1), "beam4": (1, 4)}  # rows, beams
 def arguments(parser):
     """Adds what this benchmark takes."""
     parser.description = __doc__
+    parser.add_argument("--modes", nargs="+", choices=tuple(MODES), default=list(MODES))
+    parser.add_argument("--prompt", type=int, default=32, help="tokens of each prompt")
+    parser.add_argument("--new", type=int, default=32, help="new tokens of each row")
+    sides(parser)
+
+
+def sides(parser):
+    """Adds what says which model is measured, against whom and how often."""
     parser.add_argument("--family", default="gpt2")
     parser.add_argument("--size", default="124m")
     parser.add_argument(
         "--against", nargs="+", choices=("transformers", "none"), default=["transformers"]
     )
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=["stock", "best"])
-    parser.add_argument("--modes", nargs="+", choices=tuple(MODES), default=list(MODES))
-    parser.add_argument("--prompt", type=int, default=32, help="tokens of each prompt")
-    parser.add_argument("--new", type=int, default=32, help="new tokens of each row")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, choices=(1, 2), default=1, help="of torch")
     parser.add_argument("--variants", nargs="+", default=[""], help="ours: option=value,...")
@@ -48,11 +53,7 @@ def arguments(parser):
 
 def run(args) -> int:
     """Measures, prints the tables and, with `--out`, keeps the result."""
-    result = measure(args)
-    print(table(result))
-    if args.out:
-        bench_tables.keep(result, args.out)
-    return 0
+    return bench_tables.finish(args, measure(args), table)
 
 
 def measure(args) -> dict:

@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 
 from scripts import bench_scaling, bench_sizes, bench_tables
-from scripts.bench_lanes import say
 
 HELP = "Longformer's windows against dense BERT at 512 to 8,192 tokens: time and peak memory"
 SHAPE = dict(layers=2, width=256, heads=4, vocab=4096)
@@ -33,13 +32,7 @@ def arguments(parser):
 
 def run(args) -> int:
     """Measures, prints the table, draws the curves and, with `--out`, keeps the result."""
-    result = measure(args)
-    print(table(result))
-    draw(result, args.figure)
-    say(f"drawn: {args.figure}")
-    if args.out:
-        bench_tables.keep(result, args.out)
-    return 0
+    return bench_tables.finish(args, measure(args), table, draw)
 
 
 def options(family: str, length: int, window: int):

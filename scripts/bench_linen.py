@@ -33,11 +33,7 @@ def arguments(parser):
 
 def run(args) -> int:
     """Measures, prints the table and, with `--out`, keeps the result."""
-    result = measure(args)
-    print(table(result))
-    if args.out:
-        bench_tables.keep(result, args.out)
-    return 0
+    return bench_tables.finish(args, measure(args), table)
 
 
 def measure(args) -> dict:

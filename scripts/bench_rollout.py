@@ -14,7 +14,6 @@ both are asked about the same rows: the table says by how much they differ at mo
 row. The first round compiles and warms up. `--threads` is torch's, as in `bench decode`.
 """
 
-import sys
 import tempfile
 from pathlib import Path
 
@@ -30,32 +29,16 @@ NAMES = ("family", "size", "rows", "prompt", "new", "rounds", "threads", "temper
 def arguments(parser):
     """Adds what this benchmark takes."""
     parser.description = __doc__
-    parser.add_argument("--family", default="gpt2")
-    parser.add_argument("--size", default="124m")
-    parser.add_argument(
-        "--against", nargs="+", choices=("transformers", "none"), default=["transformers"]
-    )
-    parser.add_argument(
-        "--settings", nargs="+", choices=bench_decode.SETTINGS, default=["stock", "best"]
-    )
     parser.add_argument("--rows", type=int, default=8, help="answers of a round")
     parser.add_argument("--prompt", type=int, default=32, help="tokens of the longest prompt")
     parser.add_argument("--new", type=int, default=32, help="tokens of each answer")
     parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, choices=(1, 2), default=1, help="of torch")
-    parser.add_argument("--variants", nargs="+", default=[""], help="ours: option=value,...")
-    parser.add_argument("--torch_python", default=sys.executable, help="an interpreter with torch")
-    parser.add_argument("--out", default="", help="keep the result as JSON")
+    bench_decode.sides(parser)
 
 
 def run(args) -> int:
     """Measures, prints the table and, with `--out`, keeps the result."""
-    result = measure(args)
-    print(table(result))
-    if args.out:
-        bench_tables.keep(result, args.out)
-    return 0
+    return bench_tables.finish(args, measure(args), table)
 
 
 def measure(args) -> dict:

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from scripts import bench_lanes, bench_sizes, bench_tables, bench_train
-from scripts.bench_lanes import Lane, say
+from scripts.bench_lanes import Lane
 
 HELP = "time and memory of a step over batch, length, layers and vocabulary, as curves"
 BASE = dict(batch=4, length=256, layers=4, width=256, heads=4, vocab=4096)
@@ -40,13 +40,7 @@ def arguments(parser):
 
 def run(args) -> int:
     """Measures, prints the tables, draws the curves and, with `--out`, keeps the result."""
-    result = measure(args)
-    print(table(result))
-    draw(result, args.figure)
-    say(f"drawn: {args.figure}")
-    if args.out:
-        bench_tables.keep(result, args.out)
-    return 0
+    return bench_tables.finish(args, measure(args), table, draw)
 
 
 def measure(args) -> dict:

@@ -8,7 +8,7 @@ import shlex
 from importlib import metadata
 from pathlib import Path
 
-from scripts.bench_lanes import median, ratios
+from scripts.bench_lanes import median, ratios, say
 from scripts.bench_shakespeare import processor
 
 FIRST = ("init_seconds", "trace_seconds", "compile_seconds", "first_step_seconds")
@@ -46,6 +46,17 @@ def keep(result: dict, path):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def finish(args, result: dict, table, draw=None) -> int:
+    """What a benchmark does with its result: prints its table, draws it into `--figure`, keeps it as `--out`."""
+    print(table(result))
+    if draw:
+        draw(result, args.figure)
+        say(f"drawn: {args.figure}")
+    if args.out:
+        keep(result, args.out)
+    return 0
 
 
 def grid(head, rows) -> str:

@@ -63,11 +63,7 @@ def arguments(parser):
 
 def run(args) -> int:
     """Measures, prints the tables and, with `--out`, keeps the result."""
-    result = measure(args)
-    print(bench_tables.train(result))
-    if args.out:
-        bench_tables.keep(result, args.out)
-    return 0
+    return bench_tables.finish(args, measure(args), bench_tables.train)
 
 
 def measure(args) -> dict:

@@ -12,8 +12,9 @@ coefficient of 0, 0.05 or 0.3. Gold is never shown to reward model or policy but
 the others are "shuffled" labels and a "random" reward, at 0.05. "page" has the labeller's judgements
 keyed into the labelling page in a browser, and trains on what the page exports. Prompts that are judged
 in the end are in no earlier stage. Each cell is kept as it ends, so that a grid goes on where it stopped.
-The report (report.html, report.json) has every seed, with gold and proxy, KL, length, the win rate
-against the fine-tuned model and the same at equal length, with intervals, and best of n.
+The report (report.html, report.json, seeds.tsv) is of every cell in the folder, with gold and proxy, KL,
+length, the win rate against the fine-tuned model and the same at equal length, with intervals, and best
+of n.
 
 Settings were tuned on seeds of 100 and up and are frozen in `configs/instruct_demo.py`; README.md has
 what seeds 0 to 4 gave.
@@ -35,7 +36,7 @@ from train import ppo, reward, sft
 from train.core.errors import Parser, cleanly
 
 FOLLOW = {"sft": 0.5, "plain": 0.0}
-SIZES = {"texts": 6000, "tuning": 500, "judging": 200, "rounds": 60, "samples": 16}
+SIZES = {"texts": 6000, **stages.WHOLE, "samples": 16}
 QUICK = {"texts": 2000, "tuning": 200, "judging": 150, "rounds": 15, "samples": 8}
 BETAS, LABELS, CONTROLS = (0.0, 0.05, 0.3), (1024, 256), ("shuffled", "random", "gold")
 LABELLED = ("shuffled", "page")  # controls that are about the labels

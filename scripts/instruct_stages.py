@@ -4,6 +4,13 @@ from configs import instruct_demo
 from train.core.config import complete
 
 NEW, ROOM = instruct_demo.NEW, instruct_demo.ROOM
+_PPO = instruct_demo.PARTS["ppo"]["ppo"]
+ROUND = _PPO["epochs"] * _PPO["minibatches"]  # steps of a round
+WHOLE = {
+    "tuning": instruct_demo.STEPS["sft"],
+    "judging": instruct_demo.STEPS["reward"],
+    "rounds": instruct_demo.STEPS["ppo"] // ROUND,
+}
 
 
 def _config(stage, seed, steps, data, base=None):
@@ -31,7 +38,7 @@ def reward(data, base, seed: int, steps: int):
 
 def ppo(data, base, judge, seed: int, rounds: int, beta: float):
     """PPO from the fine-tuned policy against the reward model's best checkpoint, or a function."""
-    config = _config("ppo", seed, 4 * rounds, data, base)
+    config = _config("ppo", seed, ROUND * rounds, data, base)
     config.kl.beta = beta
     config.reward.update(kind="model" if judge else "exact", checkpoint=str(judge or ""))
     return complete(config)

@@ -70,7 +70,7 @@ def test_the_textbooks_layers_as_printed_mix_images_and_not_patches(made):
 @pytest.mark.parametrize("name", ["deit", "beit"])
 def test_scanned_layers_give_the_same_numbers_with_stochastic_depth(made, name):
     o = options(name, drop_path=0.5, drop_resid=0.2)
-    tiny.both_forms(o, made[name][2], images())
+    assert tiny.forms_agree(o, made[name][2], images())
 
 
 def test_stochastic_depth_is_on_iff_there_is_a_key(made):

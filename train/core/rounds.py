@@ -16,9 +16,8 @@ from train.core.fit import Loop
 from train.data import prompts
 
 ROWS = ("answer", "old", "reference", "advantages", "returns", "values")
-CLOSE = (
-    1e-4  # nats by which a policy may differ from itself; in half precision a hundred times that
-)
+# Nats by which a policy may differ from itself; in half precision a hundred times that.
+CLOSE = 1e-4
 SHOWN, SAMPLES = 5, "samples.jsonl"  # held-out prompts whose answers are kept at every evaluation
 
 
