@@ -1,9 +1,10 @@
 """The list of slow tests: which are chosen, and that it names tests that there are."""
 
 import re
+import types
 from pathlib import Path
 
-from tests import slow
+from tests import conftest, slow
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORT = """<testsuites><testsuite>
@@ -35,7 +36,9 @@ def test_the_list_names_tests_that_there_are():
         assert re.search(rf"^def {name.partition('[')[0]}\(", text, re.M), node
 
 
-def test_a_listed_test_is_marked(request):
-    marked = {item.nodeid for item in request.session.items if item.get_closest_marker("slow")}
-    held = {item.nodeid for item in request.session.items}
-    assert held & slow.listed() <= marked
+def test_what_is_listed_is_marked_and_nothing_else():
+    marks = []
+    items = [types.SimpleNamespace(nodeid=node, add_marker=marks.append)
+             for node in (min(slow.listed()), "tests/test_slow.py::test_no")]  # fmt: skip
+    conftest.pytest_collection_modifyitems(items)
+    assert [mark.name for mark in marks] == ["slow"]

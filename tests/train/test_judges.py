@@ -141,3 +141,18 @@ def test_messages_are_not_joined():
     read, _ = reader(reads="joined")
     with pytest.raises(ValueError, match="a prompt is messages; use pair or answer"):
         read([Prompt([{"role": "user", "content": "good"}])], ["fine"])
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_decoder_reads_the_rows_as_written_only_with_the_policy_s_tokens(monkeypatch, same):
+    _, own = reader("gpt2")
+    size = {**aligned.SIZE, "vocab": 600}
+    o = judges.Options.of(families.row("gpt2", **size, head="classify", labels=1))
+    other = tokenizers.named("wordpiece:600", ["something else"], encoder=False)
+    monkeypatch.setattr(judges.origin, "named", lambda reward: o)
+    monkeypatch.setattr(judges.tasks, "of_model", lambda reward, find: own)
+    monkeypatch.setattr(judges.checkpoint, "find", lambda path: path)
+    monkeypatch.setattr(judges.checkpoint, "read_config", lambda folder: {"length": 12})
+    how = {"kind": "model", "checkpoint": "x", "reads": "pair"}
+    found = judges.opened(how, own if same else other)
+    assert (found.reader is None) == same

@@ -34,13 +34,13 @@ def wider(batch, side=2):
 CASES = {
     "ppo": {"ppo.method": "ppo", "ppo.temperature": 0.7},
     "ptx": {"ppo.method": "ppo", "mix.weight": 27.8, "mix.source": "x"},
-    "dual": {"ppo.method": "ppo", "ppo.clip_high": 0.28, "ppo.dual": 3.0},
+    "dual": {"ppo.method": "ppo", "ppo.clip_high": 0.28, "ppo.dual": 1.1},
     "grpo": {"ppo.method": "grpo", "kl.place": "loss", "kl.beta": 0.04},
     "grpo k2": {"ppo.method": "grpo", "kl.place": "loss", "kl.beta": 0.04, "kl.estimator": "k2"},
     "dapo": {"ppo.method": "grpo", "ppo.aggregate": "tokens", "ppo.clip_high": 0.28},
     "dr_grpo": {"ppo.method": "dr_grpo"},
     "gspo": {"ppo.method": "grpo", "ppo.ratio": "sequence", "ppo.clip": 3e-4, "ppo.clip_high": 4e-4},
-    "cispo": {"ppo.method": "grpo", "ppo.surrogate": "cispo", "ppo.aggregate": "tokens"},
+    "cispo": {"ppo.method": "grpo", "ppo.surrogate": "cispo", "ppo.cap": 1.1, "ppo.aggregate": "tokens"},
     "sums": {"ppo.method": "grpo", "ppo.aggregate": "sums"},
     "rloo": {"ppo.method": "rloo"},
     "best": {"ppo.method": "best"},
@@ -70,7 +70,7 @@ def by_hand(params, batch, how, given) -> float:
     if ppo_["dual"]:
         each = np.where(a < 0, np.minimum(each, -ppo_["dual"] * a), each)
     if ppo_["surrogate"] == "cispo":
-        each = -np.minimum(ratio, 5.0) * a * now
+        each = -np.minimum(ratio, ppo_["cap"]) * a * now
     if ppo_["method"] == "best":
         each = -a * now
     if how["kl"]["place"] == "loss":

@@ -48,6 +48,16 @@ def test_a_ranking_weighs_the_same_written_as_pairs(tmp_path):
     assert len(ranking(tmp_path, apart)) == 2
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_comparisons_stand_in_the_order_of_their_first_rows(tmp_path, whole):
+    said = [("p", "a", "b"), ("q", "c", "d"), ("p", "e", "f"), ("q", "g", "h")]
+    rows = [{"prompt": p, "chosen": x, "rejected": y} for p, x, y in said]
+    if whole:
+        rows = [{"prompt": p, "answers": [x, y], "ranks": [1, 2]} for p, x, y in said]
+    found = ranking(tmp_path, rows)
+    assert [(item.prompt, *item.answers) for item in found] == said
+
+
 def test_agreement_is_about_pairs_that_several_people_ordered(tmp_path):
     rows = [{"prompt": "p", "chosen": x, "rejected": y, "labeller": z}
             for x, y, z in ("abk", "abl", "bam", "bck")]  # fmt: skip

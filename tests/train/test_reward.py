@@ -128,3 +128,11 @@ def test_a_shift_changes_nothing_but_where_it_is_centred(opened):
 def test_what_does_not_fit_is_named(tmp_path, changes, words):
     with pytest.raises(ValueError, match=words):
         reward.check(aligned.config("reward", tmp_path, ROWS, "score", **changes))
+
+
+def test_under_adapters_the_head_is_the_loop_s_own(monkeypatch):
+    monkeypatch.setattr(origin.lora, "settings", lambda config: {"rank": config})
+    monkeypatch.setattr(origin.lora, "base", lambda config, o, made=None: made)
+    monkeypatch.setattr(origin, "placed", lambda tree, config: tree)
+    assert origin.adapted(2, None, lambda: "own") == "own"
+    assert origin.adapted(2, None) is None and origin.adapted(0, None, lambda: 1 / 0) is None
