@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from models import banded
+from models.dropout import drop, site
 from models.gradients import product
 from models.grids import Relative
 from models.initial import deviation
-from models.layers import Projection, drop, site
+from models.layers import Projection
 from models.masks import Mask
 from models.options import Options
 from models.pictures import table_sides

@@ -10,8 +10,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from models.dropout import drop, site
 from models.gradients import add_bias, product
-from models.layers import drop, site
 from models.masks import Globals, Mask
 from models.options import Options
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from models import cache as caches
 from models import positions as places
 from models import transformer
+from models.dropout import drop, site
 from models.initial import deviation
-from models.layers import Norm, Projection, drop, normal, site
+from models.layers import Norm, Projection, normal
 from models.masks import Globals, Mask
 from models.options import Options
 from models.placement import ROWS, place

@@ -4,8 +4,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from models.convolution import Unit, max_pool
+from models.dropout import site
 from models.heads import Scores
-from models.layers import site
 from models.options import Options
 from models.placement import ROWS, place
 

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from models.depthwise import depthwise
+from models.dropout import drop_rows
 from models.gradients import product
-from models.layers import ACTIVATIONS, Norm, drop_rows, normal
+from models.layers import ACTIVATIONS, Norm, normal
 from models.options import Options
 
 
@@ -111,5 +112,5 @@ def average_pool(x):
 
 
 def drop_path(x, rate: float, key):
-    """Stochastic depth at a fixed rate: see `models.layers.drop_rows`."""
+    """Stochastic depth at a fixed rate: see `models.dropout.drop_rows`."""
     return drop_rows(x, jnp.float32(rate), key) if rate else x

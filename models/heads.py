@@ -4,9 +4,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from models.dropout import drop, site
 from models.gradients import product
 from models.initial import deviation
-from models.layers import ACTIVATIONS, Norm, Projection, drop, normal, site
+from models.layers import ACTIVATIONS, Norm, Projection, normal
 from models.options import Options
 
 

@@ -1,4 +1,4 @@
-"""The small parts: projections by einsum, norms, dropout, feed-forward layers plain, gated and expert.
+"""The small parts: projections by einsum, norms, feed-forward layers plain, gated and expert.
 
 Parameters are float32; matrix products run in `o.dtype`, norm statistics and the router in float32.
 """
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from models import batchnorm
+from models.dropout import drop
 from models.gradients import add_bias, layer_norm, product, relu, rms_norm
 from models.initial import deviation
 from models.options import Options
@@ -27,28 +28,6 @@ ACTIVATIONS = {
 def normal(std: float):
     """N(0, std) as an initialiser; `std` is absolute, not scaled by a fan-in."""
     return nn.initializers.normal(std)
-
-
-def drop(x, rate: float, key):
-    """Inverted dropout: zeroes entries with probability `rate`; the identity if `key` is None."""
-    if key is None or rate == 0.0:
-        return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
-    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
-
-
-def drop_rows(x, rate, key):
-    """Zeroes whole rows of x [B,...] with probability `rate`, which may be traced, and scales up the
-    others (Huang et al. 2016); the identity if `key` is None."""
-    if key is None:
-        return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, (len(x), *[1] * (x.ndim - 1)))
-    return jnp.where(keep, x / (1.0 - rate).astype(x.dtype), jnp.zeros((), x.dtype))
-
-
-def site(key, number: int):
-    """The dropout key of one of a layer's sites, or None."""
-    return None if key is None else jax.random.fold_in(key, number)
 
 
 class Projection(nn.Module):

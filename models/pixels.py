@@ -5,9 +5,10 @@ import math
 import flax.linen as nn
 import jax.numpy as jnp
 
+from models.dropout import drop
 from models.grids import Positions
 from models.initial import deviation
-from models.layers import Norm, Projection, drop, normal
+from models.layers import Norm, Projection, normal
 from models.options import Options
 
 

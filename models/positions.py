@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models.dropout import drop
 from models.initial import deviation
-from models.layers import drop, normal
+from models.layers import normal
 from models.options import Options
 from models.placement import place
 

@@ -6,9 +6,10 @@ import numpy as np
 
 from models import transformer
 from models.body import asked
+from models.dropout import site
 from models.heads import Scores
 from models.initial import deviation
-from models.layers import Norm, Projection, site
+from models.layers import Norm, Projection
 from models.options import Options
 from models.pictures import stage
 from models.pixels import Patches, PixelHead

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.attention import Attention
-from models.layers import Experts, FeedForward, Norm, drop, drop_rows, site
+from models.dropout import drop, drop_rows, site
+from models.layers import Experts, FeedForward, Norm
 from models.options import Options
 from models.placement import settle
 

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 
 from models import transformer
 from models.body import asked, report
+from models.dropout import site
 from models.grids import Relative
 from models.heads import Pooler, Scores, VisualHead
-from models.layers import Norm, site
+from models.layers import Norm
 from models.masks import Mask
 from models.options import Options
 from models.pixels import Patches, PixelHead

@@ -7,7 +7,7 @@ import pytest
 
 from models import families, grids, transformer
 from models.build import build, example
-from models.layers import drop_rows
+from models.dropout import drop_rows
 from models.masks import Mask
 from models.options import Options
 from models.pixels import pixel_sums
