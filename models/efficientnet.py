@@ -9,11 +9,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from models.activations import ACTIVATIONS
 from models.convnet import ConvNet, Stages
 from models.convnets import rounded
 from models.convolution import Unit, deviation, drop_path
 from models.gradients import add_bias, product
-from models.layers import ACTIVATIONS, normal
+from models.layers import normal
 from models.options import Options
 
 

@@ -4,10 +4,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from models.activations import ACTIVATIONS
 from models.dropout import drop, site
 from models.gradients import product
 from models.initial import deviation
-from models.layers import ACTIVATIONS, Norm, Projection, normal
+from models.layers import Norm, Projection, normal
 from models.options import Options
 
 

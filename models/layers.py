@@ -8,21 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from models import batchnorm
+from models.activations import ACTIVATIONS
 from models.dropout import drop
-from models.gradients import add_bias, layer_norm, product, relu, rms_norm
+from models.gradients import add_bias, layer_norm, product, rms_norm
 from models.initial import deviation
 from models.options import Options
-
-ACTIVATIONS = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),  # x * Phi(x), by erf
-    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-    "relu": relu,
-    "silu": jax.nn.silu,
-    "tanh": jnp.tanh,
-    "relu6": jax.nn.relu6,
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-    "identity": lambda x: x,
-}
 
 
 def normal(std: float):

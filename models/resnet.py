@@ -8,9 +8,9 @@ of stride 1 without a pool is for small images (He et al. 2015, section 4.2).
 
 import flax.linen as nn
 
+from models.activations import ACTIVATIONS
 from models.convnet import ConvNet, Stages
 from models.convolution import Unit, average_pool, drop_path
-from models.layers import ACTIVATIONS
 from models.options import Options
 
 

@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models.activations import ACTIVATIONS
 from models.initial import deviation
-from models.layers import ACTIVATIONS, normal
+from models.layers import normal
 from models.options import Options
 
 RATE = 16_000  # samples a second

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from models import attention, positions
+from models.activations import ACTIVATIONS
 from models.gradients import add_bias, layer_norm, product
-from models.layers import ACTIVATIONS
 from models.masks import Mask
 from models.options import Options
 from models.transformer import POLICIES, policy

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from models import gradients
+from models.activations import ACTIVATIONS
 
 
 def plain_layer(x, scale, bias):
@@ -36,7 +37,13 @@ CASES = {
     "bias": (gradients.add_bias, lambda y, b: y + b, ((2, 5, 3, 4), (3, 4))),
     "layer": (lambda *a: gradients.layer_norm(*a, 1e-3), plain_layer, ((2, 5, 8), (8,), (8,))),
     "rms": (lambda *a: gradients.rms_norm(*a, 1e-3), plain_rms, ((2, 5, 8), (8,))),
-}
+    "gelu": (ACTIVATIONS["gelu"], lambda x: jax.nn.gelu(x, approximate=False), ((50, 20),)),
+    "gelu_tanh": (ACTIVATIONS["gelu_tanh"], lambda x: jax.nn.gelu(x), ((50, 20),)),
+    "silu": (ACTIVATIONS["silu"], jax.nn.silu, ((50, 20),)),
+    "quick_gelu": (
+        ACTIVATIONS["quick_gelu"], lambda x: x * jax.nn.sigmoid(1.702 * x), ((50, 20),)
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", list(CASES))
@@ -72,3 +79,17 @@ def test_row_sums_of_bfloat16_are_float32():
     x = jnp.full((64, 64, 2), 1.0, jnp.bfloat16)
     assert gradients.sum_rows(x, 1).dtype == jnp.float32
     assert gradients.sum_rows(x, 1).tolist() == [4096.0, 4096.0]
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu", "quick_gelu"])
+def test_activations_are_right_where_they_saturate_and_round_once(name):
+    act, plain = ACTIVATIONS[name], CASES[name][1]
+    far = jnp.array([-1e4, -100.0, -9.0, 0.0, 9.0, 100.0, 1e4])
+    slope = jax.vmap(jax.grad(act))(far)
+    assert jnp.abs(act(far) - plain(far)).max() < 3e-6
+    assert jnp.abs(slope - jnp.array([0, 0, 0, 0.5, 1, 1, 1])).max() < 2e-3
+    low = jax.random.normal(jax.random.key(0), (1000,), jnp.bfloat16)
+    assert (
+        act(low).dtype == jnp.bfloat16 and jax.grad(lambda x: act(x).sum())(low).dtype == low.dtype
+    )
+    assert (act(low) == plain(low.astype(jnp.float32)).astype(jnp.bfloat16)).mean() > 0.99
