@@ -51,15 +51,8 @@ def get_config(variant="tiny"):
                 truncate=False,
             ),
             optim=dict(
-                name="adamw",
-                lr=1e-4,
-                schedule="linear",
-                warmup=66,
-                end=0.0,
-                b2=0.999,
-                eps=1e-6,
-                weight_decay=0.01,
-                clip=1.0,
+                name="adamw", lr=1e-4, schedule="linear", warmup=66, end=0.0, b2=0.999, eps=1e-6,
+                weight_decay=0.01, clip=1.0,
             ),
             best=dict(metric="valid/accuracy", mode="max", patience=0),
             eval=dict(every=110),
@@ -68,7 +61,7 @@ def get_config(variant="tiny"):
             init=dict(reference="", checkpoint="", model=False),
             lora=dict(rank=0, alpha=16.0, targets=r"attn/(q|v)/kernel$", whole=r"^(score|pool)/"),
         )
-    )
+    )  # fmt: skip
     if variant == "lora":
         config.update(layer_decay=1.0)
         config.optim.lr = 1e-3
