@@ -2,7 +2,7 @@
 
     python -m scripts.instruct --out runs/instruct
 
-runs all of them, one after the other, on reviews that follow a request (`scripts.instruct_task`): it
+runs all of them, one after the other, on reviews that follow a request (`scripts.instruct.task`): it
 writes each stage's data, samples and ranks answers (`--cell sft:1024:0.05:page` through the labelling
 page), and measures against a judge that no stage has seen. By hand, a stage is
 

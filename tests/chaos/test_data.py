@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import prepare
+from scripts.prepare import shards
 from train.core import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +27,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture
 def store(source, tmp_path):
-    prepare.prepare(str(source), "byte", tmp_path / "store", characters=80_000)
+    shards.prepare(str(source), "byte", tmp_path / "store", characters=80_000)
     return tmp_path / "store"
 
 

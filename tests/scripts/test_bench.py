@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from models import families
-from scripts import bench, bench_material, bench_report, bench_shakespeare
+from scripts.bench import __main__ as bench
+from scripts.bench import material, report, shakespeare
 
 TORCH = importlib.util.find_spec("torch") is not None
 needs_torch = pytest.mark.skipif(not TORCH, reason="torch is not installed")
@@ -40,21 +41,21 @@ ROWS = [
 
 
 def test_the_best_rate_is_chosen_on_the_tuning_seed_alone():
-    assert bench_report.best_lr(ROWS, "formulary") == 1e-3
-    assert bench_report.best_lr(ROWS, "torch stock") == 2e-3
+    assert report.best_lr(ROWS, "formulary") == 1e-3
+    assert report.best_lr(ROWS, "torch stock") == 2e-3
     with pytest.raises(ValueError, match="jax tpu"):
-        bench_report.best_lr(ROWS, "jax tpu")
+        report.best_lr(ROWS, "jax tpu")
 
 
 def test_the_summary_is_of_the_seeds_at_the_best_rate():
-    found = bench_report.summary(ROWS, "formulary")
+    found = report.summary(ROWS, "formulary")
     assert (found["lr"], found["seeds"], found["low"], found["high"]) == (1e-3, 2, 2.2, 2.6)
     assert found["bits"] == pytest.approx(2.4)
     assert found["tokens_per_second"] == pytest.approx(2000)
 
 
 def test_the_table_has_ours_first_and_every_rate():
-    lines = bench_report.table(ROWS).splitlines()
+    lines = report.table(ROWS).splitlines()
     assert lines[2].startswith("| formulary | 1,000,000 | 0.001 | 2 | 2.00 | 100 | 2,000 |")
     assert "2.4000 (2.2000 to 2.6000)" in lines[2]
     assert lines[3].startswith("| torch stock | 1,000,000 | 0.002 |")
@@ -65,31 +66,31 @@ def test_the_table_has_ours_first_and_every_rate():
 
 
 def test_verdicts_count_seeds_and_say_what_is_unfair():
-    assert bench_report.verdicts(ROWS, 2.0) == [
+    assert report.verdicts(ROWS, 2.0) == [
         "Formulary is 0.0200 bits per character lower than torch stock, lower in 1 of 2 seeds."
     ]
     slow = [{**r, "seconds": 130.0} if r["side"] == "formulary" else r for r in ROWS]
-    assert "NOT EQUAL TIME: formulary trained 2.17 minutes" in bench_report.verdicts(slow, 2.0)[0]
+    assert "NOT EQUAL TIME: formulary trained 2.17 minutes" in report.verdicts(slow, 2.0)[0]
     big = [{**r, "parameters": 1_030_000} if r["side"] != "formulary" else r for r in ROWS]
-    assert any("NOT EQUAL SIZE: torch stock" in line for line in bench_report.verdicts(big, 2.0))
+    assert any("NOT EQUAL SIZE: torch stock" in line for line in report.verdicts(big, 2.0))
     worse = [{**r, "bits_per_character": 3.0} if r["side"] == "formulary" else r for r in ROWS]
-    assert "higher than torch stock, lower in 0 of 2" in bench_report.verdicts(worse, 2.0)[0]
+    assert "higher than torch stock, lower in 0 of 2" in report.verdicts(worse, 2.0)[0]
 
 
 def test_runs_are_kept_line_by_line(tmp_path):
     path = tmp_path / "a" / "runs.jsonl"
-    assert bench_report.load(path) == []
+    assert report.load(path) == []
     for each in ROWS:
-        bench_report.append(path, each)
-    assert bench_report.load(path) == ROWS
+        report.append(path, each)
+    assert report.load(path) == ROWS
     path.write_text(path.read_text() + '{"side": "tor')
     with pytest.raises(ValueError, match="line 7"):
-        bench_report.load(path)
+        report.load(path)
 
 
 def test_the_report_is_written_with_its_curves(tmp_path):
     pytest.importorskip("matplotlib")
-    text = bench_report.write(ROWS, tmp_path, 2.0, ["on a toy"], "A title")
+    text = report.write(ROWS, tmp_path, 2.0, ["on a toy"], "A title")
     assert (tmp_path / "report.md").read_text() == text
     assert text.startswith("# A title\n\n| |") and text.endswith("- on a toy\n")
     png = (tmp_path / "curves.png").read_bytes()
@@ -100,13 +101,13 @@ def test_the_report_is_written_with_its_curves(tmp_path):
 
 
 def test_steps_follow_from_the_minutes_and_the_start():
-    step, first = bench_shakespeare.pace([5.5, 0.5, 0.4, 0.6, 0.5])
+    step, first = shakespeare.pace([5.5, 0.5, 0.4, 0.6, 0.5])
     assert (step, first) == (0.5, 5.0)
-    assert bench_shakespeare.fitting("x", step, first, 1.0, 5) == 110
+    assert shakespeare.fitting("x", step, first, 1.0, 5) == 110
     with pytest.raises(ValueError, match="x: 0 steps fit into 0.05 minutes"):
-        bench_shakespeare.fitting("x", step, first, 0.05, 5)
+        shakespeare.fitting("x", step, first, 0.05, 5)
     with pytest.raises(ValueError, match="--calibrate"):
-        bench_shakespeare.pace([1.0])
+        shakespeare.pace([1.0])
 
 
 def test_runs_on_record_are_not_done_again(tmp_path):
@@ -119,18 +120,18 @@ def test_runs_on_record_are_not_done_again(tmp_path):
 
     side = types.SimpleNamespace(name="formulary", run=run)
     args = types.SimpleNamespace(lrs=[1e-3], seeds=[0], calibrate=3, minutes=2.0, points=2)
-    lane = bench_shakespeare.Lane(side, args)
+    lane = shakespeare.Lane(side, args)
     for seed in (0, 0, 1):
         lane.once(tmp_path, 1e-3, seed)
     assert done == [(1e-3, 0, 3, True), (1e-3, 0, 239, False), (1e-3, 1, 239, False)]
-    rows = bench_shakespeare.finished(tmp_path, [lane])
+    rows = shakespeare.finished(tmp_path, [lane])
     assert [r["seed"] for r in rows] == [0, 1] and "times" not in rows[0]
     lane.minutes = 3.0
-    assert bench_shakespeare.finished(tmp_path, [lane]) == []
+    assert shakespeare.finished(tmp_path, [lane]) == []
 
 
 def test_our_runs_seconds_leave_evaluations_out(tmp_path):
-    sides = pytest.importorskip("scripts.bench_sides")
+    sides = pytest.importorskip("scripts.bench.sides")
     (tmp_path / "run.json").write_text("{}")
     began = (tmp_path / "run.json").stat().st_mtime
     rows = [
@@ -152,7 +153,7 @@ def test_our_runs_seconds_leave_evaluations_out(tmp_path):
 
 
 def test_a_failing_process_says_where_to_look(tmp_path):
-    sides = pytest.importorskip("scripts.bench_sides")
+    sides = pytest.importorskip("scripts.bench.sides")
     path = tmp_path / "a" / "out.log"
     code = "import sys; print('one'); print('two'); print('three'); sys.exit(3)"
     with pytest.raises(ValueError) as caught:
@@ -179,35 +180,35 @@ def batches(count, vocab=50, shape=(2, 8), weighted=False):
 
 
 def test_batches_are_written_flat_and_counted(tmp_path):
-    folder = bench_material.write_batches(tmp_path / "stream", batches(3))
-    assert bench_material.steps_in(folder) == 3 and bench_material.steps_in(tmp_path) == 0
+    folder = material.write_batches(tmp_path / "stream", batches(3))
+    assert material.steps_in(folder) == 3 and material.steps_in(tmp_path) == 0
     tokens = np.load(folder / "tokens.npy")
     assert tokens.dtype == np.uint16 and tokens.shape == (48,)
     assert (tokens[16:32] == batches(3)[1]["tokens"].reshape(-1)).all()
     assert not (folder / "weights.npy").exists()
-    bench_material.write_batches(tmp_path / "wide", batches(1, vocab=2**20, weighted=True))
+    material.write_batches(tmp_path / "wide", batches(1, vocab=2**20, weighted=True))
     assert np.load(tmp_path / "wide" / "tokens.npy").dtype == np.uint32
     assert np.load(tmp_path / "wide" / "weights.npy").sum() == 12
     with pytest.raises(ValueError, match="no batches"):
-        bench_material.write_batches(tmp_path / "none", [])
+        material.write_batches(tmp_path / "none", [])
 
 
 def test_packed_documents_are_refused(tmp_path):
     batch = batches(1)[0]
-    bench_material.write_batches(tmp_path, [{**batch, "segments": np.ones((2, 8), np.int32)}])
+    material.write_batches(tmp_path, [{**batch, "segments": np.ones((2, 8), np.int32)}])
     packed = {**batch, "segments": np.repeat([[1, 1, 1, 2, 2, 2, 0, 0]], 2, 0)}
     with pytest.raises(ValueError, match="contiguous"):
-        bench_material.write_batches(tmp_path, [packed])
+        material.write_batches(tmp_path, [packed])
 
 
 def test_what_the_peer_lacks_is_said():
     plain = {"name": "adamw", "ema": 0.0, "freeze": "", "multipliers": ()}
     config = Mapping({**plain, "ema": 0.99, "name": "muon"})
-    assert bench_material.differences(config) == [
+    assert material.differences(config) == [
         "optim.name=muon (peer: adamw)",
         "optim.ema=0.99",
     ]
-    assert bench_material.differences(Mapping(plain)) == []
+    assert material.differences(Mapping(plain)) == []
 
 
 class Mapping(dict):
@@ -219,14 +220,14 @@ class Mapping(dict):
 def test_the_shim_answers_yes(tmp_path):
     import ctypes
 
-    library = bench_material.shim(tmp_path)
+    library = material.shim(tmp_path)
     assert library is not None, "no C compiler"
     assert ctypes.CDLL(str(library)).mkl_serv_intel_cpu_true() == 1
 
 
 def test_no_compiler_means_no_shim(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert bench_material.shim(tmp_path) is None
+    assert material.shim(tmp_path) is None
 
 
 # The command
@@ -282,7 +283,7 @@ def test_the_peer_computes_what_we_compute(name):
 
     from models.build import build, example
     from models.options import Options
-    from scripts import bench_torch
+    from scripts.bench import nanogpt
 
     o = Options.of({**VARIETIES[name], "init_std": 0.2})
     model = build(o)
@@ -290,7 +291,7 @@ def test_the_peer_computes_what_we_compute(name):
     variables = jax.tree.map(
         lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), variables
     )
-    peer = bench_torch.GPT(o.plain())
+    peer = nanogpt.GPT(o.plain())
     assert sum(p.numel() for p in peer.parameters()) == sum(
         x.size for x in jax.tree.leaves(variables)
     )
@@ -306,9 +307,9 @@ def test_the_peer_computes_what_we_compute(name):
 
 def ours_for(name, params, shape):
     """Our array for a parameter of the peer, in its layout ([out, in], fused queries, keys, values)."""
-    from scripts import bench_torch
+    from scripts.bench import nanogpt
 
-    path = bench_torch.path_of(name).split("/")
+    path = nanogpt.path_of(name).split("/")
     parts = [path]
     if ".qkv." in name:
         parts = [[*path[:-2], letter, path[-1]] for letter in "qkv"]
@@ -329,7 +330,7 @@ def ours_for(name, params, shape):
 
 @needs_torch
 def test_the_peer_refuses_another_architecture():
-    from scripts import bench_torch
+    from scripts.bench import nanogpt
 
     for change in (
         {"norm_place": "post"},
@@ -339,20 +340,20 @@ def test_the_peer_refuses_another_architecture():
         {"k_bias": False},
     ):
         with pytest.raises(ValueError, match="the torch peer"):
-            bench_torch.GPT({**options(), **change})
+            nanogpt.GPT({**options(), **change})
 
 
 @needs_torch
 def test_the_peer_decays_what_our_regex_names():
-    from scripts import bench_torch
+    from scripts.bench import nanogpt
 
-    model = bench_torch.GPT(options())
+    model = nanogpt.GPT(options())
     recipe = {"weight_decay": 0.1, "b1": 0.9, "b2": 0.99, "eps": 1e-8, "fused": False}
-    groups = bench_torch.optimizer(model, {**recipe, "decay": r"kernel$"}).param_groups
+    groups = nanogpt.optimizer(model, {**recipe, "decay": r"kernel$"}).param_groups
     decayed = sum(p.numel() for p in groups[0]["params"])
     assert decayed == 2 * (16 * 48 + 16 * 16 + 2 * 16 * 64)
     assert groups[1]["weight_decay"] == 0.0
-    groups = bench_torch.optimizer(model, {**recipe, "decay": r"(kernel|embedding)$"}).param_groups
+    groups = nanogpt.optimizer(model, {**recipe, "decay": r"(kernel|embedding)$"}).param_groups
     assert sum(p.numel() for p in groups[0]["params"]) == decayed + 16 * (50 + 8)
 
 
@@ -361,13 +362,13 @@ def test_the_peer_decays_what_our_regex_names():
 def test_the_peer_learns_and_scores_every_target(tmp_path, autocast):
     repeated = batches(1) * 60
     held = batches(2, weighted=True)
-    job = bench_material.job(
+    job = material.job(
         tmp_path / "job.json",
         options(drop_embed=0.0, drop_attn=0.0, drop_resid=0.0),
         Mapping(b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, decay="kernel$", clip=1.0),
         [3e-3] * 60,
-        data=str(bench_material.write_batches(tmp_path / "data", repeated)),
-        heldout=str(bench_material.write_batches(tmp_path / "held", repeated[:1] + held)),
+        data=str(material.write_batches(tmp_path / "data", repeated)),
+        heldout=str(material.write_batches(tmp_path / "held", repeated[:1] + held)),
         characters=20,
         seed=0,
         points=[1, 30],
@@ -376,7 +377,7 @@ def test_the_peer_learns_and_scores_every_target(tmp_path, autocast):
         compile=False,
         fused=autocast,
     )
-    command = [sys.executable, "-m", "scripts.bench_torch", job]
+    command = [sys.executable, "-m", "scripts.bench.nanogpt", job]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
@@ -391,11 +392,11 @@ def test_the_peer_learns_and_scores_every_target(tmp_path, autocast):
 
 def losses_of(folder, step):
     """The peer's loss in nats on the repeated batch after so many steps."""
-    from scripts import bench_torch
+    from scripts.bench import nanogpt
 
     job = json.loads((folder / "job.json").read_text())
     job |= {"steps": step, "heldout": job["data"], "characters": 1, "points": [], "evaluate": True}
-    return bench_torch.train(job)["bits_per_character"]
+    return nanogpt.train(job)["bits_per_character"]
 
 
 @needs_torch
@@ -408,7 +409,7 @@ def test_the_whole_benchmark_in_seconds(tmp_path, capsys):
         f"3e-3 --points 2 --calibrate 4 --out {tmp_path / 'out'}"
     ).split()
     assert bench.main(arguments) == 0
-    rows = bench_report.load(tmp_path / "out" / "runs.jsonl")
+    rows = report.load(tmp_path / "out" / "runs.jsonl")
     assert [(r["side"], r["seed"]) for r in rows] == [
         ("formulary", 0),
         ("torch stock", 0),

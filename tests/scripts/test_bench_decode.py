@@ -4,18 +4,19 @@ import json
 
 import pytest
 
-from scripts import bench, bench_decode
+from scripts.bench import __main__ as bench
+from scripts.bench import decode
 
 
 def test_tokens_are_compared_up_to_the_first_difference():
-    assert bench_decode.equal([[1, 2, 3, 4]], [[1, 2, 3, 4]]) == 1.0
-    assert bench_decode.equal([[1, 2, 3, 4], [5, 6, 7, 8]], [[1, 9, 3, 4], [5, 6, 7, 8]]) == 0.625
+    assert decode.equal([[1, 2, 3, 4]], [[1, 2, 3, 4]]) == 1.0
+    assert decode.equal([[1, 2, 3, 4], [5, 6, 7, 8]], [[1, 9, 3, 4], [5, 6, 7, 8]]) == 0.625
 
 
 def test_the_bound_is_weights_over_the_best_bandwidth():
     own = {"name": "formulary", "wall": [0.4, 0.5, 0.6], "single": {"wall": 0.1, "cpu": 0.1}}
     found = {"read": 10e9, "scale": 20e9}
-    text = bench_decode.bound(
+    text = decode.bound(
         {"bandwidth": found, "weight_bytes": 100e6, "modes": {"greedy1": [own]}, "new": 5}
     )
     assert "100 MB of weights at 20.0 GB/s" in text and "= 5.0 ms a token" in text
@@ -23,7 +24,7 @@ def test_the_bound_is_weights_over_the_best_bandwidth():
 
 
 def test_our_side_runs_and_is_kept(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(bench_decode.bench_lanes, "PAUSE", 0)
+    monkeypatch.setattr(decode.bench_lanes, "PAUSE", 0)
     out = tmp_path / "result.json"
     words = "decode --size tiny --against none --prompt 4 --new 3 --rounds 1 --modes greedy8 beam4"
     assert bench.main([*words.split(), "--out", str(out)]) == 0

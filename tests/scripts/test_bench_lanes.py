@@ -5,12 +5,13 @@ import sys
 
 import pytest
 
-from scripts import bench_lanes, bench_serve
-from scripts.bench_lanes import Lane
+from scripts.bench import lanes as bench_lanes
+from scripts.bench import serve
+from scripts.bench.lanes import Lane
 
 WORKER = """
 import sys
-from scripts.bench_serve import serve, timed
+from scripts.bench.serve import serve, timed
 
 def build(job):
     print("a library talks")
@@ -86,7 +87,7 @@ def test_an_interpreter_without_torch_is_said(tmp_path):
 
 def test_the_matmul_rate_grows_only_as_the_budget_allows(monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(bench_serve.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(serve.time, "perf_counter", lambda: clock[0])
     sizes = []
 
     def multiply(size, rate=1e9):
@@ -97,8 +98,8 @@ def test_the_matmul_rate_grows_only_as_the_budget_allows(monkeypatch):
 
         return once
 
-    assert math.isclose(bench_serve.matmul_rate(multiply, budget=1.0), 1e9, rel_tol=1e-6)
+    assert math.isclose(serve.matmul_rate(multiply, budget=1.0), 1e9, rel_tol=1e-6)
     assert sizes == [256, 512]
     sizes.clear()
-    bench_serve.matmul_rate(lambda n: multiply(n, 1e13), budget=1.0)
+    serve.matmul_rate(lambda n: multiply(n, 1e13), budget=1.0)
     assert sizes == [256, 512, 1024, 2048]

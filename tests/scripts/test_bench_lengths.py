@@ -5,11 +5,12 @@ import json
 import pytest
 
 from models.build import count
-from scripts import bench, bench_lengths
+from scripts.bench import __main__ as bench
+from scripts.bench import lengths
 
 
 def test_the_two_differ_by_the_attention():
-    dense, near = (bench_lengths.options(family, 1024, 256) for family in bench_lengths.FAMILIES)
+    dense, near = (lengths.options(family, 1024, 256) for family in lengths.FAMILIES)
     assert near.windows == (256,) and dense.windows == () and dense.head == near.head == "masked"
     same = ("layers", "width", "heads", "vocab", "context", "ff")
     assert all(getattr(dense, name) == getattr(near, name) for name in same)
@@ -28,14 +29,14 @@ def test_the_table_has_what_windows_save():
         "temporaries": 5e8,
     }
     found = {"bert": [point(3.0)], "longformer": [point(1.5)]}
-    text = bench_lengths.table({"window": 512, "families": found})
+    text = lengths.table({"window": 512, "families": found})
     assert "| 4,096 | 3.000 | 1.500 | 2.00 |" in text and "windows of 512, CPU-s" in text
 
 
 def test_a_toy_run_is_drawn_and_kept(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.delenv("XLA_FLAGS", raising=False)
-    monkeypatch.setitem(bench_lengths.SHAPE, "width", 32)
+    monkeypatch.setitem(lengths.SHAPE, "width", 32)
     out, figure = tmp_path / "result.json", tmp_path / "lengths.png"
     words = f"lengths --lengths 32 --window 8 --rounds 1 --figure {figure} --out {out}"
     assert bench.main(words.split()) == 0

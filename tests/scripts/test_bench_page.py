@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from scripts import bench, bench_all, bench_page
+from scripts.bench import __main__ as bench
+from scripts.bench import page, suite
 from tests.scripts.test_bench_train import result
 
 DEVICE = {"processor": "a CPU, 2 cores", "memory": 2**34, "system": "Linux x", "python": "3.11",
@@ -13,24 +14,24 @@ DEVICE = {"processor": "a CPU, 2 cores", "memory": 2**34, "system": "Linux x", "
 
 def test_the_page_keeps_what_is_written_by_hand(tmp_path):
     path = tmp_path / "page.md"
-    path.write_text(f"# Mine\nbefore\n{bench_page.BEGIN}\nold\n{bench_page.END}\nafter\n")
-    bench_page.write(path, {"train-12m": result(device=DEVICE)})
+    path.write_text(f"# Mine\nbefore\n{page.BEGIN}\nold\n{page.END}\nafter\n")
+    page.write(path, {"train-12m": result(device=DEVICE)})
     text = path.read_text()
-    assert text.startswith("# Mine\nbefore\n") and text.endswith(f"{bench_page.END}\nafter\n")
+    assert text.startswith("# Mine\nbefore\n") and text.endswith(f"{page.END}\nafter\n")
     assert "old" not in text and "a CPU, 2 cores, 16 GiB" in text and "## train-12m" in text
     assert "| gpt2 12m | 4 x 256 | CPU-s | 2.000 | 1.50 | 2.00 | 40 % |" in text
-    bench_page.write(path, {"train-12m": result(device=DEVICE)})
+    page.write(path, {"train-12m": result(device=DEVICE)})
     assert path.read_text() == text
     path.write_text("no markers")
     with pytest.raises(ValueError, match="needs the lines"):
-        bench_page.write(path, {})
+        page.write(path, {})
 
 
 def test_every_part_is_a_command_that_parses():
-    for words in bench_all.PARTS.values():
+    for words in suite.PARTS.values():
         command, *rest = words.split()
         parser = bench.Parser()
-        bench_all.MODULES[command].arguments(parser)
+        suite.MODULES[command].arguments(parser)
         assert parser.parse_args(rest)
 
 
@@ -41,7 +42,7 @@ def test_parts_are_run_kept_and_resumed(tmp_path, monkeypatch, capsys):
         ran.append(name)
         return result(device=DEVICE)
 
-    monkeypatch.setattr(bench_all, "part", part)
+    monkeypatch.setattr(suite, "part", part)
     where = ["--folder", str(tmp_path / "kept"), "--file", str(tmp_path / "page.md")]
     assert bench.main(["all", "--only", "train-12m", *where]) == 0
     assert bench.main(["all", "--missing", "--only", "train-12m", "train-124m", *where]) == 0
@@ -53,12 +54,12 @@ def test_parts_are_run_kept_and_resumed(tmp_path, monkeypatch, capsys):
     assert 'did you mean "train-1' in capsys.readouterr().err
     (tmp_path / "kept" / "decode.json").write_text("{")
     with pytest.raises(ValueError, match="decode.json is no JSON"):
-        bench_all.results(tmp_path / "kept")
+        suite.results(tmp_path / "kept")
 
 
 def test_the_list_names_every_part(capsys):
     assert bench.main(["all", "--list"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [*bench_all.PARTS]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [*suite.PARTS]
 
 
 def test_results_are_json_all_through():

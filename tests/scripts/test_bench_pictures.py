@@ -4,26 +4,26 @@ import jax
 import numpy as np
 import pytest
 
-from scripts import bench_ours, bench_pictures, bench_sizes
-from scripts.bench import main
+from scripts.bench import ours, pictures, sizes
+from scripts.bench.__main__ import main
 from train.core.errors import cleanly
 
 
 @pytest.fixture(scope="module")
 def train():
-    o = bench_sizes.options("resnet", "tiny")
+    o = sizes.options("resnet", "tiny")
     job = dict(
         kind="train", batch=8, length=1, threads=1, model=o.plain(), b1=0.9, b2=0.95, eps=1e-8,
         weight_decay=0.1, lr=1e-3, clip=1.0,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "set_mesh", lambda mesh: None)  # which would last beyond this module
-        return bench_ours.Train(job)
+        return ours.Train(job)
 
 
 def test_batches_are_a_function_of_the_step():
-    model = bench_sizes.options("resnet", "tiny").plain()
-    a, b, c = (bench_pictures.rows(model, 3, step) for step in (1, 1, 2))
+    model = sizes.options("resnet", "tiny").plain()
+    a, b, c = (pictures.rows(model, 3, step) for step in (1, 1, 2))
     assert a["images"].shape == (3, 32, 32, 3) and a["images"].dtype == np.float32
     np.testing.assert_array_equal(a["images"], b["images"])
     assert not np.array_equal(a["images"], c["images"])

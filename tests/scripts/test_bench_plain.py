@@ -5,14 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scripts import bench_ours, bench_plain, bench_sizes
-from scripts.bench_train import RECIPE
+from scripts.bench import ours, sizes
+from scripts.bench import plain as bench_plain
+from scripts.bench.train import RECIPE
 
 
 def task(plain, **changes):
-    o = bench_sizes.options("gpt2", "tiny", **changes)
+    o = sizes.options("gpt2", "tiny", **changes)
     job = {"model": o.plain(), "batch": 2, "length": 16, "clip": 1.0, "plain": plain, **RECIPE}
-    return bench_ours.task(bench_ours.recipe(job), job)
+    return ours.task(ours.recipe(job), job)
 
 
 @pytest.mark.parametrize("changes", [{}, {"remat": "full"}, {"attend": "blocks"}])
@@ -36,6 +37,6 @@ def test_values_and_gradients_are_the_modules(changes):
 
 def test_what_it_lacks_is_an_error():
     with pytest.raises(ValueError, match="model.norm='layer' only"):
-        bench_plain.loss(bench_sizes.options("llama", "tiny"))
+        bench_plain.loss(sizes.options("llama", "tiny"))
     with pytest.raises(ValueError, match="no dropout"):
-        bench_plain.loss(bench_sizes.options("gpt2", "tiny", drop_resid=0.1))
+        bench_plain.loss(sizes.options("gpt2", "tiny", drop_resid=0.1))

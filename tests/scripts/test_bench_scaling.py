@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts import bench_scaling, bench_sizes
+from scripts.bench import scaling, sizes
 
 
 def points(values):
@@ -14,19 +14,19 @@ def points(values):
 
 
 def test_a_point_changes_one_size():
-    assert bench_scaling.shape("batch", 16) == {**bench_scaling.BASE, "batch": 16}
-    made = bench_scaling.shape("vocab", 65536)
+    assert scaling.shape("batch", 16) == {**scaling.BASE, "batch": 16}
+    made = scaling.shape("vocab", 65536)
     assert (made["vocab"], made["layers"], made["batch"]) == (65536, 2, 8)
-    for axis, values in bench_scaling.AXES.items():
+    for axis, values in scaling.AXES.items():
         for value in values:
-            made = bench_scaling.shape(axis, value)
+            made = scaling.shape(axis, value)
             del made["batch"]
             length = made.pop("length")
-            assert bench_sizes.options("gpt2", "124m", context=length, **made)
+            assert sizes.options("gpt2", "124m", context=length, **made)
 
 
 def test_the_table_has_the_cost_of_a_unit_more():
-    text = bench_scaling.table({"axes": {"batch": points((2, 4, 8))}})
+    text = scaling.table({"axes": {"batch": points((2, 4, 8))}})
     assert text.splitlines()[2].startswith("| 2 | 0.200 | 0.200 |  | 100 | 90 | 8 | 1000 |")
     assert "| 4 | 0.300 | 0.400 | 50 |" in text
 
@@ -34,6 +34,6 @@ def test_the_table_has_the_cost_of_a_unit_more():
 def test_the_picture_is_drawn(tmp_path):
     pytest.importorskip("matplotlib")
     axes = {"batch": points((2, 4, 8)), "vocab": points((100, 200))}
-    path = bench_scaling.draw({"axes": axes}, tmp_path / "a" / "b.png")
+    path = scaling.draw({"axes": axes}, tmp_path / "a" / "b.png")
     data = path.read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) > 10_000

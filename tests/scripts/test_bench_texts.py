@@ -4,15 +4,15 @@ import jax
 import numpy as np
 import pytest
 
-from scripts import bench_ours, bench_sizes, bench_texts
-from scripts.bench import main
+from scripts.bench import ours, sizes, texts
+from scripts.bench.__main__ import main
 from train.core.errors import cleanly
 
 
 def job(family):
     return dict(
         kind="train", batch=8, length=16, threads=1, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1,
-        lr=1e-3, clip=1.0, model=bench_sizes.options(family, "tiny").plain(),
+        lr=1e-3, clip=1.0, model=sizes.options(family, "tiny").plain(),
     )  # fmt: skip
 
 
@@ -20,7 +20,7 @@ def job(family):
 def test_a_step_is_the_trainers(family, monkeypatch):
     monkeypatch.setattr(jax, "set_mesh", lambda mesh: None)  # which would last beyond this test
     made = job(family)
-    train = bench_ours.Train(made)
+    train = ours.Train(made)
     assert not train.task.dropout, "no side has dropout"
     info = train.info()
     far = 4.0 if family == "t5" else 0.5  # T5's table has deviation 1
@@ -28,8 +28,8 @@ def test_a_step_is_the_trainers(family, monkeypatch):
 
 
 def test_an_encoder_does_not_see_what_it_predicts():
-    model = bench_sizes.options("bert", "tiny").plain()
-    a, b, c = (bench_texts.rows(model, 3, 40, step) for step in (1, 1, 2))
+    model = sizes.options("bert", "tiny").plain()
+    a, b, c = (texts.rows(model, 3, 40, step) for step in (1, 1, 2))
     np.testing.assert_array_equal(a["tokens"], b["tokens"])
     assert not np.array_equal(a["tokens"], c["tokens"]) and a["slots"].shape == (3, 6)
     assert (np.take_along_axis(a["tokens"], a["slots"], 1) == 255).all()
@@ -38,7 +38,7 @@ def test_an_encoder_does_not_see_what_it_predicts():
 
 
 def test_a_decoder_reads_what_stands_before():
-    made = bench_texts.rows(bench_sizes.options("bart", "tiny").plain(), 3, 10, 0)
+    made = texts.rows(sizes.options("bart", "tiny").plain(), 3, 10, 0)
     assert made["targets"].shape == (3, 5) and (made["decoder_tokens"][:, 0] == 2).all()
     np.testing.assert_array_equal(made["decoder_tokens"][:, 1:], made["targets"][:, :-1])
 

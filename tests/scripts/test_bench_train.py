@@ -7,7 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from scripts import bench, bench_ours, bench_sizes, bench_tables
+from scripts.bench import __main__ as bench
+from scripts.bench import ours as bench_ours
+from scripts.bench import sizes, tables
 
 TORCH = importlib.util.find_spec("torch") is not None
 TRANSFORMERS = TORCH and importlib.util.find_spec("transformers") is not None
@@ -39,35 +41,35 @@ def result(**more):
 
 
 def test_sizes_have_no_dropout_and_unknown_ones_are_named():
-    o = bench_sizes.options("gpt2", "124m")
+    o = sizes.options("gpt2", "124m")
     assert (o.layers, o.width, o.vocab, o.dropout) == (12, 768, 50257, False)
-    o = bench_sizes.options("gpt2", "12m", remat="full")
+    o = sizes.options("gpt2", "12m", remat="full")
     assert (o.layers, o.width, o.heads, o.context, o.vocab) == (6, 384, 6, 256, 4096)
     assert o.remat == "full" and o.init_residual
-    assert bench_sizes.options("llama", "12m").norm == "rms"
+    assert sizes.options("llama", "12m").norm == "rms"
     with pytest.raises(ValueError, match="no size '13m'; known: 124m.*12m"):
-        bench_sizes.options("gpt2", "13m")
+        sizes.options("gpt2", "13m")
     with pytest.raises(ValueError, match="no family"):
-        bench_sizes.options("gpt22", "12m")
+        sizes.options("gpt22", "12m")
 
 
 def test_variants_are_options():
-    assert bench_sizes.variant("") == {}
-    assert bench_sizes.variant("remat=full,scan=true,layers=3") == {
+    assert sizes.variant("") == {}
+    assert sizes.variant("remat=full,scan=true,layers=3") == {
         "remat": "full", "scan": True, "layers": 3,
     }  # fmt: skip
     with pytest.raises(ValueError, match="'remat' is no variant"):
-        bench_sizes.variant("remat")
+        sizes.variant("remat")
 
 
 def test_the_table_has_seconds_ratios_and_shares():
-    text = bench_tables.train(result())
+    text = tables.train(result())
     ours = next(line for line in text.splitlines() if line.startswith("| formulary"))
     # 80 GFLOP in the median 2 s on a core of 100 GFLOP/s; 1024 tokens in 2 s
     assert "2.000 (1.000 to 3.000)" in ours and "| 40 % | 512 | 2.00 | 0.5 + 1.5 | 5.0 |" in ours
     assert "| nanogpt stock | 1.50 (1.00 to 3.00) |" in text
     assert "float32 100 (1 core)" in text
-    wall = bench_tables.train(result(threads=2))
+    wall = tables.train(result(threads=2))
     assert "| 25 % |" in wall and "wall, 2 threads" in wall
 
 
@@ -75,7 +77,7 @@ def test_the_command_hides_the_paths_of_one_machine():
     parser = bench.Parser()
     bench.COMMANDS["train"].arguments(parser)
     args = parser.parse_args(["--torch_python", "/a/python", "--variants", "", "--no_peak"])
-    text = bench_tables.command("train", args)
+    text = tables.command("train", args)
     assert "/a" not in text and "--no_peak" in text and "--variants ''" in text
     assert "--first" not in text
 
@@ -111,10 +113,10 @@ def test_a_length_beyond_the_context_is_refused(capsys):
 
 @needs_torch
 def test_both_sides_draw_the_same_batches():
-    from scripts import bench_peer
+    from scripts.bench import peer
 
     ours = bench_ours.rows(300, 2, 8, 3)
-    tokens, targets = bench_peer.batch(300, 2, 8, 3)
+    tokens, targets = peer.batch(300, 2, 8, 3)
     assert (ours["tokens"] == tokens.numpy()).all() and (ours["targets"] == targets.numpy()).all()
 
 

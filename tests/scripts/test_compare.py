@@ -6,7 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from scripts import compare, compare_report, sweep
+from scripts import sweep
+from scripts.compare import __main__ as compare
+from scripts.compare import report
 from train.core import provenance
 
 ALL = argparse.Namespace(only=[], shares=[], set=[])
@@ -71,7 +73,7 @@ def test_nets_are_matched(runs):
     for run in runs[1][:30]:
         if run.settings.loop == "vision":
             sizes.setdefault(dict(run.point)["net"], run.settings.model.to_dict())
-    sizes = {n: compare_report.count(compare_report.Options.of(m)) for n, m in sizes.items()}
+    sizes = {n: report.count(report.Options.of(m)) for n, m in sizes.items()}
     assert len(sizes) == 9
     assert 0.28e6 < min(sizes.values()) and max(sizes.values()) < 0.33e6
 
@@ -79,14 +81,14 @@ def test_nets_are_matched(runs):
 def test_finished_runs_are_left_and_reported(runs, monkeypatch, capsys):
     out, found = runs
     monkeypatch.setattr(compare.sweep, "train", lambda *_, **__: pytest.fail("trains again"))
-    monkeypatch.setattr(compare_report, "step_memory", lambda run: 12.0)
-    monkeypatch.setattr(compare_report.vision, "operations", lambda o: 1e7)
+    monkeypatch.setattr(report, "step_memory", lambda run: 12.0)
+    monkeypatch.setattr(report.vision, "operations", lambda o: 1e7)
     assert compare.main(["--out", str(out)]) == 0
     assert capsys.readouterr().out.count("finished before") == len(found)
     page = (out / "report.html").read_text()
     some = [run for run in found if run.name.startswith("net=vit share=1 ")]
     assert all(sweep.finished(run) for run in some)
-    values = [compare_report.accuracy(run) for run in some]
+    values = [report.accuracy(run) for run in some]
     assert f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f} (3)" in page
     assert "BEiT: pre-training" in page and page.count("data:image/png") == 4
     rows = [line.split("\t") for line in (out / "table.tsv").read_text().splitlines()]
@@ -102,7 +104,7 @@ def test_the_norms(tmp_path, monkeypatch):
     for run in found:
         pretend(run, invented(run, rng))
         assert sweep.finished(run)
-    compare_report.write(found, tmp_path)
+    report.write(found, tmp_path)
     assert "Batch or layer norm" in (tmp_path / "report.html").read_text()
     assert len((tmp_path / "table.tsv").read_text().splitlines()) == 17
 

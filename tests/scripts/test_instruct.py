@@ -6,8 +6,8 @@ import types
 import numpy as np
 import pytest
 
-from scripts import instruct, instruct_measure, instruct_report, instruct_stages
-from scripts import instruct_task as task
+from scripts.instruct import __main__ as instruct
+from scripts.instruct import measure, report, stages, task
 from train.core import validate
 
 LEXICON = {"great": 0.6, "awful": -0.5}
@@ -71,10 +71,10 @@ def test_the_grid_has_every_cell_and_its_controls(tmp_path):
 
 def test_stages_build(tmp_path):
     for made in (
-        instruct_stages.tuned("a", 0, 10),
-        instruct_stages.reward("a", "b", 0, 10),
-        instruct_stages.ppo("a", "b", "c", 0, 3, 0.05),
-        instruct_stages.ppo("a", "b", None, 0, 3, 0.05),
+        stages.tuned("a", 0, 10),
+        stages.reward("a", "b", 0, 10),
+        stages.ppo("a", "b", "c", 0, 3, 0.05),
+        stages.ppo("a", "b", None, 0, 3, 0.05),
     ):
         validate.validate(made)
         assert made.length == made.model.context
@@ -99,13 +99,13 @@ def test_a_stage_that_was_stopped_is_not_done(tmp_path, monkeypatch, capsys):
 
 def test_best_of():
     gold = np.tile([0.0, 1.0, 2.0, 3.0], 3)
-    rows = instruct_measure.best_of(gold, gold, 3)
+    rows = measure.best_of(gold, gold, 3)
     assert [row[0] for row in rows] == [1, 2, 4]
     assert rows[0][2] == pytest.approx(1.5) and rows[-1][2] == pytest.approx(3)
 
 
 def row(**changes):
-    made = {name: 0.5 for name in instruct_report.COLUMNS}
+    made = {name: 0.5 for name in report.COLUMNS}
     made |= {"arm": "sft", "labels": 1, "beta": 0.0, "control": "", "win_interval": [0.4, 0.6],
              "win_equal_length_interval": [0.3, 0.5],
              "best_of": [[1, 0.0, 0.1, 0.2]], "examples": [["<b>", "x", "y"]], "seed": 0}  # fmt: skip
@@ -115,11 +115,11 @@ def row(**changes):
 def test_a_reward_model_is_held_against_gold_and_its_labeller():
     gold = np.tile([0.0, 1.0, 2.0, 4.0], 2)
     proxy = np.concatenate([gold[:4], -gold[4:]])
-    found = instruct_measure.against(gold, proxy, 2)
+    found = measure.against(gold, proxy, 2)
     assert found["reward_gold"] == pytest.approx(0.5) and len(found["reward_gold_by_gap"]) == 4
     sizes = np.asarray([1, 2, 4, 1, 3, 2])
     assert found["labeller_gold"] == pytest.approx((1 / (1 + np.exp(-sizes))).mean())
-    assert instruct_measure.against(gold, gold, 2)["reward_gold"] == 1
+    assert measure.against(gold, gold, 2)["reward_gold"] == 1
 
 
 def test_the_report_is_of_every_cell_in_the_folder(tmp_path):
@@ -132,7 +132,7 @@ def test_the_report_is_of_every_cell_in_the_folder(tmp_path):
 
 def test_the_report_escapes_and_averages(tmp_path):
     rows = [row(), row(seed=1, gold_after=1.5), row(control="gold"), row(arm="plain", beta=0.3)]
-    text = instruct_report.report(tmp_path, rows).read_text()
+    text = report.report(tmp_path, rows).read_text()
     assert "&lt;b&gt;" in text and "<b>" not in text
     assert "1.000 ± 0.500" in text and "control: gold" in text
     assert json.loads((tmp_path / "report.json").read_text()) == rows
@@ -140,7 +140,7 @@ def test_the_report_escapes_and_averages(tmp_path):
     assert len(lines) == 5 and lines[2].split("\t")[:6] == ["sft", "1", "0.0", "-", "1", "0.5000"]
     pytest.importorskip("matplotlib")
     assert text.count("data:image/png") == 2 and (tmp_path / "curves.png").stat().st_size > 5000
-    only = instruct_report.report(tmp_path / "", [row(control="random")]).read_text()
+    only = report.report(tmp_path / "", [row(control="random")]).read_text()
     assert only.count("data:image/png") == 1, "no curve without a policy that is no control"
 
 

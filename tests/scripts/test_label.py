@@ -9,7 +9,9 @@ import urllib.request
 
 import pytest
 
-from scripts import label, label_server, label_store
+from scripts.label import __main__ as label
+from scripts.label import server as label_server
+from scripts.label import store as label_store
 from train.data import preferences, tables
 
 HOSTILE = "<img src=x onerror=alert(1)>"

@@ -4,11 +4,15 @@ import threading
 
 import pytest
 
-from scripts import instruct_page, label, label_browser, label_server, label_store
+from scripts.instruct import page as instruct_page
+from scripts.label import __main__ as label
+from scripts.label import browser
+from scripts.label import server as label_server
+from scripts.label import store as label_store
 from tests.scripts.test_label import HOSTILE, items
 from train.data import preferences, tables
 
-pytestmark = pytest.mark.skipif(bool(label_browser.missing()), reason=label_browser.missing())
+pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
 
 
 @pytest.fixture
@@ -18,7 +22,7 @@ def session(tmp_path):
     server = label_server.serve(store)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        with label_browser.Page(f"http://127.0.0.1:{server.server_address[1]}/", "ann") as page:
+        with browser.Page(f"http://127.0.0.1:{server.server_address[1]}/", "ann") as page:
             yield page, store, tmp_path / "l.jsonl"
     finally:
         server.shutdown()

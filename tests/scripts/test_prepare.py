@@ -14,7 +14,7 @@ import zipfile
 
 import pytest
 
-from scripts import fetch, packages, prepare
+from scripts.prepare import fetch, packages, shards
 from train.data import sources, store
 
 PYTHON = [sys.executable, "-m", "scripts.prepare"]
@@ -85,14 +85,14 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(source, clean, tmp_path, w
 def test_damaged_and_changed_shards_are_made_again(source, clean, tmp_path):
     out, changed = tmp_path / "out", tmp_path / "works.jsonl"
     changed.write_bytes(source.read_bytes())
-    prepare.prepare(str(changed), "bpe:400", out, characters=30_000)
+    shards.prepare(str(changed), "bpe:400", out, characters=30_000)
     wanted = contents(out)
     with open(out / "shard-00003.bin", "r+b") as file:
         file.write(b"zz")
     (out / "shard-00005.index").unlink()
     (out / "shard-00099.bin").write_bytes(b"stray")
     kept = []
-    prepare.prepare(
+    shards.prepare(
         str(changed), "bpe:400", out, characters=30_000, bar=lambda c, t, k: kept.append(k)
     )
     assert contents(out) == wanted and kept.count(False) == 2
@@ -100,7 +100,7 @@ def test_damaged_and_changed_shards_are_made_again(source, clean, tmp_path):
     lines[-1] = json.dumps({"name": "w699", "text": "Another ending."})
     changed.write_text("\n".join(lines))
     kept.clear()
-    prepare.prepare(
+    shards.prepare(
         str(changed), "bpe:400", out, characters=30_000, bar=lambda c, t, k: kept.append(k)
     )
     assert kept.count(False) == 1
@@ -109,18 +109,18 @@ def test_damaged_and_changed_shards_are_made_again(source, clean, tmp_path):
 
 def test_the_units_hold_every_document_in_order():
     works = [sources.Document(str(n), "x" * n) for n in range(50)]
-    groups = list(prepare.units(iter(works), 100))
+    groups = list(shards.units(iter(works), 100))
     assert [work for group in groups for work in group] == works
     assert all(sum(len(w.text) for w in group) >= 100 for group in groups[:-1])
     moved = [sources.Document("ab", "c"), sources.Document("a", "bc")]
-    assert prepare.unit_hash(moved[:1]) != prepare.unit_hash(moved[1:])
+    assert shards.unit_hash(moved[:1]) != shards.unit_hash(moved[1:])
 
 
 def test_the_tokenizer_does_not_see_held_out_works(tmp_path):
     path = tmp_path / "works.jsonl"
     rows = [{"name": f"w{n}", "text": "abc " * 50} for n in range(3)] + [{"name": "q", "text": "Q"}]
     path.write_text("\n".join(map(json.dumps, rows)))
-    prepare.prepare(str(path), "char", tmp_path / "out", heldout=("q",))
+    shards.prepare(str(path), "char", tmp_path / "out", heldout=("q",))
     opened = store.Store(tmp_path / "out")
     assert opened.names[opened.split()[1][0]] == "q"
     assert '"Q"' not in (tmp_path / "out" / "tokenizer" / "tokenizer.json").read_text()
@@ -132,7 +132,7 @@ def test_parquet_goes_in_like_jsonl(source, clean, tmp_path):
 
     rows = [json.loads(line) for line in source.read_text().splitlines()]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "works.parquet")
-    prepare.prepare(str(tmp_path / "works.parquet"), "bpe:400", tmp_path / "out", characters=30_000)
+    shards.prepare(str(tmp_path / "works.parquet"), "bpe:400", tmp_path / "out", characters=30_000)
     for name, wanted in contents(clean).items():
         if name not in ("plan.json", "store.json"):
             assert (tmp_path / "out" / name).read_bytes() == wanted

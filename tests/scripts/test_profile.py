@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import profile, profile_trace
+from scripts.profile import __main__ as profile
+from scripts.profile import trace
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """HloModule jit_step, entry_computation_layout={(f32[2]{0})->f32[2]{0}}
@@ -35,16 +36,16 @@ ENTRY %main (a: f32[2]) -> f32[2] {
 
 
 def test_programs_are_read():
-    found = profile_trace.parse(PROGRAM)
+    found = trace.parse(PROGRAM)
     assert found["ynn_fusion.1"]["inside"] == {"parameter", "dot"}
     assert found["ynn_fusion.1"]["library"] and not found["fusion.2"]["library"]
     assert found["ynn_fusion.1"]["shape"] == "f32[2,2]"
     assert found["while.1"]["opcode"] == "while"
-    kinds = {name: profile_trace.kind(row) for name, row in found.items()}
+    kinds = {name: trace.kind(row) for name, row in found.items()}
     assert kinds["ynn_fusion.1"] == "products in the library"
     assert kinds["fusion.2"] == "reductions outside of it"
     assert kinds["copy.1"] == "copies and casts" and kinds["add.9"] == "elementwise, apart"
-    assert profile_trace.kind(None) == "unknown"
+    assert trace.kind(None) == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -61,14 +62,14 @@ def test_programs_are_read():
     ],
 )
 def test_places_pool_layers_and_tell_the_direction(path, wanted):
-    assert profile_trace.place(path) == wanted
+    assert trace.place(path) == wanted
 
 
 def test_events_are_joined_by_step():
-    known = {"jit_step": profile_trace.parse(PROGRAM)}
+    known = {"jit_step": trace.parse(PROGRAM)}
     found = [("jit_step", "ynn_fusion.1", 4e6)] * 4 + [("jit_step", "copy.1", 2e6)] * 2
     found += [("jit_step", "while.1", 9e9), ("jit_other", "x", 1e6)]
-    rows = profile_trace.join(found, known, steps=2)
+    rows = trace.join(found, known, steps=2)
     assert [(r["name"], r["count"], r["ms"]) for r in rows] == [
         ("ynn_fusion.1", 2, 8.0), ("copy.1", 1, 2.0), ("x", 0.5, 0.5),
     ]  # fmt: skip
@@ -79,7 +80,7 @@ def test_events_are_joined_by_step():
 
 def test_an_empty_trace_is_said(tmp_path):
     with pytest.raises(ValueError, match="holds no trace"):
-        profile_trace.events(tmp_path)
+        trace.events(tmp_path)
 
 
 def test_a_toy_step_is_profiled(tmp_path):

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts import prepare, tables, tables_debian, tables_mail
+from scripts.prepare import __main__ as prepare
+from scripts.prepare import debian as tables_debian
+from scripts.prepare import mail as tables_mail
+from scripts.prepare import tables
 from train.data.tables import read
 
 WORDS = (

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from scripts import prepare
+from scripts.prepare import shards
 from train.core import errors
 from train.data import store, text, tokenizer
 from train.data.corpus import Memory
@@ -31,7 +31,7 @@ def source(tmp_path_factory):
 @pytest.fixture(scope="module")
 def made(source, tmp_path_factory):
     folder = tmp_path_factory.mktemp("store") / "out"
-    prepare.prepare(source, "bpe:300", folder, characters=500)
+    shards.prepare(source, "bpe:300", folder, characters=500)
     return folder
 
 
@@ -71,7 +71,7 @@ def test_a_small_vocabulary_is_stored_in_two_bytes(made, source, tmp_path):
     wide = tokenizer.gpt2()
     fake = SimpleNamespace(vocab=70_000, eos=69_999, hash="h")
     fake.encode_batch = lambda texts, special: [wide.encode(t) + 60_000 for t in texts]
-    sidecar = store.write_shard(tmp_path, 0, list(prepare.sources.works(source)), fake, "u")
+    sidecar = store.write_shard(tmp_path, 0, list(shards.sources.works(source)), fake, "u")
     assert sidecar["dtype"] == "uint32" and sidecar["size"] == 4 * sidecar["tokens"]
 
 
