@@ -38,12 +38,7 @@ CASES = {
     "layer": (lambda *a: gradients.layer_norm(*a, 1e-3), plain_layer, ((2, 5, 8), (8,), (8,))),
     "rms": (lambda *a: gradients.rms_norm(*a, 1e-3), plain_rms, ((2, 5, 8), (8,))),
     "gelu": (ACTIVATIONS["gelu"], lambda x: jax.nn.gelu(x, approximate=False), ((50, 20),)),
-    "gelu_tanh": (ACTIVATIONS["gelu_tanh"], lambda x: jax.nn.gelu(x), ((50, 20),)),
-    "silu": (ACTIVATIONS["silu"], jax.nn.silu, ((50, 20),)),
-    "quick_gelu": (
-        ACTIVATIONS["quick_gelu"], lambda x: x * jax.nn.sigmoid(1.702 * x), ((50, 20),)
-    ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", list(CASES))
@@ -81,15 +76,12 @@ def test_row_sums_of_bfloat16_are_float32():
     assert gradients.sum_rows(x, 1).tolist() == [4096.0, 4096.0]
 
 
-@pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu", "quick_gelu"])
-def test_activations_are_right_where_they_saturate_and_round_once(name):
-    act, plain = ACTIVATIONS[name], CASES[name][1]
+def test_gelu_is_right_where_it_saturates_and_rounds_once():
+    gelu, plain, _ = CASES["gelu"]
     far = jnp.array([-1e4, -100.0, -9.0, 0.0, 9.0, 100.0, 1e4])
-    slope = jax.vmap(jax.grad(act))(far)
-    assert jnp.abs(act(far) - plain(far)).max() < 3e-6
-    assert jnp.abs(slope - jnp.array([0, 0, 0, 0.5, 1, 1, 1])).max() < 2e-3
+    assert jnp.abs(gelu(far) - plain(far)).max() < 3e-6
+    slope = jax.vmap(jax.grad(gelu))(far)
+    assert jnp.abs(slope - jnp.array([0, 0, 0, 0.5, 1, 1, 1])).max() < 1e-6
     low = jax.random.normal(jax.random.key(0), (1000,), jnp.bfloat16)
-    assert (
-        act(low).dtype == jnp.bfloat16 and jax.grad(lambda x: act(x).sum())(low).dtype == low.dtype
-    )
-    assert (act(low) == plain(low.astype(jnp.float32)).astype(jnp.bfloat16)).mean() > 0.99
+    assert gelu(low).dtype == jax.grad(lambda x: gelu(x).sum())(low).dtype == low.dtype
+    assert (gelu(low) == plain(low.astype(jnp.float32)).astype(low.dtype)).mean() > 0.99
