@@ -1,13 +1,15 @@
 """What a simple method reaches on a config's own split, to hold a trained model against.
 
     python -m scripts.baseline --config=configs/sentiment.py:minilm
+    python -m scripts.baseline --config=configs/minilm.py:spam --characters
     python -m scripts.baseline --config=configs/minilm.py:squad --part valid
 
 The config is read as `python -m train` does, overrides included; nothing of the model is built. What
 is scored is the test part, or the one that `--part` names, by the same metrics as the loop's:
 
-    classify   logistic regression on TF-IDF of words and pairs of words (scikit-learn; one label
-               against the rest where there are more than two), and the most frequent label
+    classify   logistic regression on TF-IDF of words and pairs of words, or, with `--characters`, of
+               two to five characters with their case (scikit-learn; one label against the rest where
+               there are more than two), and the most frequent label
     regress    ridge regression on the same
     spans      the words around which a question's rare words are densest, within the sentence that
                has most of them (after Richardson et al. 2013's sliding window)
@@ -52,14 +54,18 @@ def parts(settings) -> dict:
     return made
 
 
-def linear(found: dict, part: str) -> dict:
+def linear(found: dict, part: str, characters: bool = False) -> dict:
     """{method: metrics} of a linear model on TF-IDF, and for labels of the most frequent one."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.multiclass import OneVsRestClassifier
 
     task, train = found["train"].task, found["train"]
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=1)
+    units = dict(analyzer="char", lowercase=False) if characters else {}
+    span = (2, 5) if characters else (1, 2)
+    vectorizer = TfidfVectorizer(
+        ngram_range=span, sublinear_tf=True, min_df=1 + characters, **units
+    )
     joined = lambda examples: [" ".join(texts) for texts in examples.texts]
     vectorizer.fit(joined(train))
     features = {name: vectorizer.transform(joined(examples)) for name, examples in found.items()}
@@ -87,7 +93,8 @@ def linear(found: dict, part: str) -> dict:
         tried = shown(STRENGTHS, "regularisation")
         ranked = [measure("valid", scores("valid", strength))[key] for strength in tried]
         strengths = (STRENGTHS[int(np.argmax(ranked))],)
-    out = {f"TF-IDF, linear, C={c:g}": measure(part, scores(part, c)) for c in strengths}
+    method = "TF-IDF of characters, linear" if characters else "TF-IDF, linear"
+    out = {f"{method}, C={c:g}": measure(part, scores(part, c)) for c in strengths}
     if task == "classify":
         counts = np.bincount(train.targets, minlength=len(train.labels)) / len(train)
         values = np.tile(np.log(np.maximum(counts, 1e-9)), (len(found[part]), 1))
@@ -155,6 +162,7 @@ def main(argv=None) -> int:
     options, rest = arguments.split(sys.argv[1:] if argv is None else argv)
     parser = Parser(prog="python -m scripts.baseline", description=__doc__)
     parser.add_argument("--part", default="test", choices=("valid", "test"))
+    parser.add_argument("--characters", action="store_true", help="of characters, not of words")
     own, overrides = [], []
     for item in rest:
         (overrides if item.startswith("--config.") else own).append(item)
@@ -164,6 +172,8 @@ def main(argv=None) -> int:
     settings = config.load(options["config"])
     arguments.override(settings, overrides)
     task = settings.get("data", {}).get("task", "")
+    if given.characters and task not in ("classify", "regress"):
+        raise ValueError(f"--characters is for classify and regress; config.data.task is {task!r}")
     if task == "pairs":
         found = copied(settings, given.part)
     elif task in ("classify", "regress", "spans"):
@@ -172,7 +182,8 @@ def main(argv=None) -> int:
             raise ValueError(f"config.data has no {given.part} part; see data.{given.part}_share")
         sizes = "; ".join(f"{name} {len(rows):,}" for name, rows in examples.items())
         print(f"{sizes}; scored: {given.part}", flush=True)
-        found = (overlap if task == "spans" else linear)(examples, given.part)
+        words = {} if task == "spans" else {"characters": given.characters}
+        found = (overlap if task == "spans" else linear)(examples, given.part, **words)
     else:
         raise ValueError(
             f"config.data.task is {task!r}; there are baselines for classify, regress, spans, pairs"

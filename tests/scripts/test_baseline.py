@@ -26,6 +26,20 @@ def test_words_that_tell_are_found(tmp_path, capsys):
     assert "most frequent label: accuracy 0." in out
 
 
+def test_case_and_marks_are_told_by_characters_alone(tmp_path, capsys):
+    rows = [
+        {"text": f"{'BUY NOW!!!' if n % 3 else 'buy now'} {n}", "label": "ab"[n % 3 == 0], "group": n}
+        for n in range(120)
+    ]  # fmt: skip
+    source = written(tmp_path / "t.jsonl", rows)
+    assert baseline.main([TASK, source, "--characters"]) == 0
+    assert "TF-IDF of characters, linear, C=1: accuracy 1.0000" in capsys.readouterr().out
+    assert baseline.main([TASK, source]) == 0
+    assert "accuracy 1.0000" not in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--characters is for classify and regress"):
+        baseline.main(["--config=configs/minilm.py:squad", "--characters"])
+
+
 def test_an_answer_stands_by_the_questions_rare_words():
     context = "The mill was built in 1850. Its owner was Ada Stone of York. Rain fell."
     rarity = {word: 1.0 for word in ("owner", "mill", "built", "ada", "stone", "1850")}
