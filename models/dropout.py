@@ -29,7 +29,7 @@ def place(shape, axes):
     index, stride = jnp.zeros(kept, jnp.uint32), 1
     for axis in sorted(axes, reverse=True):
         step = jax.lax.broadcasted_iota(jnp.uint32, kept, axis)
-        index, stride = index + step * jnp.uint32(stride), stride * shape[axis]
+        index, stride = index + step * jnp.uint32(stride % 2**32), stride * shape[axis]
     return index
 
 

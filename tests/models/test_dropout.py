@@ -87,6 +87,12 @@ def test_leading_axes_beyond_the_counter_are_told_apart(monkeypatch):
     assert stats.chisquare(np.bincount(words.ravel() >> 24, minlength=256)).pvalue > 1e-5
 
 
+@pytest.mark.parametrize("shape", [(1, 2**16, 2**16), (3, 1, 2**16, 2**16), (2**17, 2**17), ()])
+def test_no_shape_is_too_large(shape):
+    made = jax.eval_shape(lambda: dropout.bits(jax.random.key(0), shape))
+    assert made.shape == shape and made.dtype == jnp.uint32
+
+
 def test_no_layout_changes_a_bit():
     mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     split = jax.sharding.NamedSharding(mesh, jax.P("data", None, "tensor"))
