@@ -46,7 +46,7 @@ def test_what_our_side_says_is_what_its_models_say():
 
 
 def test_our_side_runs_and_is_kept(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(rollout.bench_lanes, "PAUSE", 0)
+    monkeypatch.setattr(rollout.lanes, "PAUSE", 0)
     out = tmp_path / "result.json"
     words = "rollout --size tiny --against none --rows 2 --prompt 4 --new 3 --rounds 1"
     assert bench.main([*words.split(), "--out", str(out)]) == 0
