@@ -1,7 +1,7 @@
 """Dropout and stochastic depth, with bits that cost next to nothing and no layout changes.
 
 A mask needs independent bits, not secret ones: JAX's own generator takes 10 to 24 ns an entry on a
-CPU (a third or more of a small BERT's fine-tuning step), a hash of a counter half a nanosecond.
+CPU (a quarter to two fifths of a small BERT's fine-tuning step), a hash of a counter half a nanosecond.
 The bits are a function of the key and of an entry's place alone, so sharding and accumulation change
 none.
 """

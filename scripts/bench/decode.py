@@ -14,6 +14,7 @@ that this machine reaches in the same run (reading 512 MB, or scaling them in pl
 faster): one row cannot be decoded faster than the weights are read.
 """
 
+import contextlib
 import sys
 import tempfile
 import time
@@ -59,16 +60,10 @@ def run(args) -> int:
 
 def measure(args) -> dict:
     """The whole benchmark as a dict; `table` reads it."""
-    with tempfile.TemporaryDirectory() as folder:
-        started = []
-        try:
-            for lane in lanes(args, Path(folder)):
-                started.append(lane.__enter__())
-            modes = {mode: turns(started, args, mode) for mode in args.modes}
-            bandwidth = started[0].ask("bandwidth") if "greedy1" in args.modes else {}
-        finally:
-            for lane in started:
-                lane.__exit__()
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        started = [stack.enter_context(lane) for lane in lanes(args, Path(folder))]
+        modes = {mode: turns(started, args, mode) for mode in args.modes}
+        bandwidth = started[0].ask("bandwidth") if "greedy1" in args.modes else {}
     names = ("family", "size", "prompt", "new", "rounds", "threads")
     return {
         "bench": "decode",

@@ -14,6 +14,7 @@ both are asked about the same rows: the table says by how much they differ at mo
 row. The first round compiles and warms up. `--threads` is torch's, as in `bench decode`.
 """
 
+import contextlib
 import tempfile
 from pathlib import Path
 
@@ -43,18 +44,13 @@ def run(args) -> int:
 
 def measure(args) -> dict:
     """The whole benchmark as a dict; `table` reads it."""
-    with tempfile.TemporaryDirectory() as folder:
-        started = []
-        try:
-            more = {name: getattr(args, name) for name in ("rows", "prompt", "new", "temperature")}
-            for lane in decode.lanes(args, Path(folder), "rollout", **more):
-                started.append(lane.__enter__())
-            said = [lane.ask("given") for lane in started]
-            say(f"{args.rows} x ({args.prompt} + {args.new} tokens), four models")
-            lanes.interleave(started, args.rounds, "round", number=0)
-        finally:
-            for lane in started:
-                lane.__exit__()
+    more = {name: getattr(args, name) for name in ("rows", "prompt", "new", "temperature")}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        made = decode.lanes(args, Path(folder), "rollout", **more)
+        started = [stack.enter_context(lane) for lane in made]
+        said = [lane.ask("given") for lane in started]
+        say(f"{args.rows} x ({args.prompt} + {args.new} tokens), four models")
+        lanes.interleave(started, args.rounds, "round", number=0)
     return {
         "bench": "rollout",
         "command": tables.command("rollout", args),

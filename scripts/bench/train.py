@@ -25,6 +25,7 @@ encoder-decoder's `--length` is the source's, its target has half of it. `--dtyp
 bfloat16 runs the matrix products' operands in it and keeps activations in float32.
 """
 
+import contextlib
 import sys
 import tempfile
 from pathlib import Path
@@ -80,15 +81,11 @@ def measure(args) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         lanes = ours(args, Path(folder)) + peers(args, Path(folder))
         rates = {} if args.no_peak else peaks(args, Path(folder))
-        started = []
-        try:
+        with contextlib.ExitStack() as stack:
             for lane in lanes:
-                started.append(lane.__enter__())
+                stack.enter_context(lane)
             say(f"{len(lanes)} sides are ready")
             bench_lanes.interleave(lanes, args.rounds, "steps", steps=args.steps)
-        finally:
-            for lane in started:
-                lane.__exit__()
         first = bench_first.measure(lanes[0].job, Path(folder)) if args.first else {}
     names = ("family", "size", "batch", "length", "rounds", "steps", "threads", "clip")
     return {
