@@ -1,103 +1,24 @@
-"""The attention (Vaswani et al. 2017, section 3.2), for every family, with several ways to compute it.
-
-Heads may share keys and values in groups (Ainslie et al. 2023): G of them serve H = G * R queries,
-key-value head g the queries g*R .. g*R + R - 1. Scores and softmax are float32.
-"""
+"""The attention (Vaswani et al. 2017, section 3.2), for every family, with several ways to compute it."""
 
 import functools
 import math
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from models import banded
-from models.dropout import drop, site
-from models.gradients import product
+from models.dropout import site
 from models.grids import Relative
 from models.initial import deviation
 from models.layers import Projection
 from models.masks import Mask
 from models.options import Options
 from models.pictures import table_sides
-from models.placement import settle
+from models.placement import alone
 from models.positions import rotate
-
-NEVER = -1e30  # the score of a forbidden pair: finite, so that a row with no key stays finite
-BLOCK = 64  # queries in a block of the blocked form, the least
-
-
-def explicit(
-    q, k, v, mask: Mask, scale, bias=None, rate=0.0, key=None, dtype="float32", query=0, first=0
-):
-    """softmax(q k^T * scale + bias) v with every score written out; products' operands in `dtype`.
-
-    q [B,T,H,K], k and v [B,S,G,K] -> ([B,T,H,K], weights [B,H,T,S] before dropout). `query` and
-    `first` are the places of the block's first query and key in the mask.
-    """
-    batch, time, heads, _ = q.shape
-    part = _Scored(mask, scale, dtype, heads // k.shape[2])
-    out, weights = part(*part.turned(q, k, v), bias, rate, key, query, first)
-    return part.back(out, q), weights.reshape(batch, heads, time, k.shape[1])
-
-
-class _Scored(NamedTuple):
-    """The explicit form on turned arrays: queries [B,G,R,T,K], keys and values [B,G,S,K]."""
-
-    mask: Mask
-    scale: float
-    dtype: str
-    repeats: int
-
-    def turned(self, q, k, v):
-        """q [B,T,H,K], k and v [B,S,G,K] in the order of the products, float32 or wider."""
-        wide = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        q = q.reshape(*q.shape[:2], -1, self.repeats, q.shape[-1])
-        return (
-            settle(wide(q).transpose(0, 2, 3, 1, 4)),
-            settle(wide(k).transpose(0, 2, 1, 3)),
-            settle(wide(v).transpose(0, 2, 1, 3)),
-        )
-
-    def back(self, out, q):
-        """[B,G,R,T,K] as [B,T,H,K] in the dtype of q."""
-        return out.astype(q.dtype).transpose(0, 3, 1, 2, 4).reshape(q.shape)
-
-    def __call__(self, q, k, v, bias, rate, key, query=0, first=0):
-        time, keys = q.shape[3], k.shape[2]
-        scores = product("bgrtk,bgsk->bgrts", q, k, self.dtype) * self.scale
-        if bias is not None:
-            scores = scores + bias.reshape(bias.shape[0], k.shape[1], -1, *bias.shape[2:])
-        allowed = self.mask.dense(time, keys, query, first)
-        if allowed is not None:
-            scores = jnp.where(allowed[:, :, None], scores, NEVER)
-        weights = jax.nn.softmax(scores, -1)
-        return product("bgrts,bgsk->bgrtk", drop(weights, rate, key), v, self.dtype), weights
-
-
-def blocks(q, k, v, mask: Mask, scale, bias=None, rate=0.0, key=None, dtype="float32"):
-    """The explicit form over blocks of queries, each against the keys that it can see.
-
-    Skips what causality and the window forbid: with n blocks a causal layer computes
-    (n + 1) / 2n of the scores, a local one a band. For queries that start at slot 0.
-    """
-    time = q.shape[1]
-    step = BLOCK if mask.window else max(BLOCK, -(-time // 8))
-    part = _Scored(mask, scale, dtype, q.shape[2] // k.shape[2])
-    (queries, keys, values), outs = part.turned(q, k, v), []
-    for number, begin in enumerate(range(0, time, step)):
-        end = min(begin + step, time)
-        last = end if mask.causal else k.shape[1]
-        first = max(0, begin - mask.window + 1) if mask.window else 0
-        seen = None if bias is None else bias[:, :, begin:end, first:last]
-        out, _ = part(
-            queries[:, :, :, begin:end], keys[:, :, first:last], values[:, :, first:last], seen,
-            rate, site(key, number), begin, first,
-        )  # fmt: skip
-        outs.append(out)
-    return part.back(jnp.concatenate(outs, 3), q), None
-
+from models.scores import BLOCK, blocks, explicit
+from models.tiles import tiled
 
 def kernel(q, k, v, mask: Mask, scale, bias=None, rate=0.0, key=None, dtype="float32"):
     """The accelerator's fused attention (cuDNN's flash attention); XLA's own where there is none."""
@@ -114,7 +35,8 @@ def kernel(q, k, v, mask: Mask, scale, bias=None, rate=0.0, key=None, dtype="flo
 
 
 def choose(o: Options, mask: Mask, time: int, maps: bool, dropped: bool, traced_scale: bool):
-    """The attend function for this call: the fused ones know no maps, dropout or traced scale."""
+    """The attend function for this call: those but `explicit` know no maps, the accelerator's no
+    dropout or traced scale."""
     if o.attend == "explicit" or maps or mask.cached:
         return explicit
     if o.attend == "blocks":
@@ -125,6 +47,8 @@ def choose(o: Options, mask: Mask, time: int, maps: bool, dropped: bool, traced_
         return kernel
     if o.attend == "auto" and fusable and jax.default_backend() == "gpu":
         return kernel
+    if o.attend == "tiled" or o.attend == "auto" and alone():
+        return tiled
     return blocks if mask.causal and time >= 2 * BLOCK else explicit
 
 

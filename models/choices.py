@@ -26,7 +26,7 @@ CHOICES = {
     "dtype": ("float32", "bfloat16", "float64"),
     "stream": ("dtype", "float32"),
     "remat": ("auto", "none", "full", "dots", "dots_no_batch"),
-    "attend": ("auto", "explicit", "blocks", "kernel", "banded"),
+    "attend": ("auto", "explicit", "blocks", "tiled", "kernel", "banded"),
 }  # fmt: skip
 HEADS = {  # by the kind of model
     "decoder": ("lm", "classify", "double"),

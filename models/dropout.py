@@ -23,34 +23,42 @@ def mix(x):
     return x ^ (x >> 15)
 
 
-def place(shape, axes):
-    """Row-major index over `axes` of `shape`, uint32, of shape `shape` with 1 on every other axis."""
+def place(shape, axes, whole=None, start=None):
+    """Row-major index over `axes` of `shape`, uint32, of shape `shape` with 1 on every other axis.
+
+    Of a block of an array of shape `whole` whose first entry is there at `start`, the index there.
+    """
     kept = tuple(size if axis in axes else 1 for axis, size in enumerate(shape))
+    whole, start = whole or shape, start or (0,) * len(shape)
     index, stride = jnp.zeros(kept, jnp.uint32), 1
     for axis in sorted(axes, reverse=True):
         step = jax.lax.broadcasted_iota(jnp.uint32, kept, axis)
-        index, stride = index + step * jnp.uint32(stride % 2**32), stride * shape[axis]
+        step = step + jnp.asarray(start[axis]).astype(jnp.uint32)
+        index, stride = index + step * jnp.uint32(stride % 2**32), stride * whole[axis]
     return index
 
 
-def bits(key, shape):
+def bits(key, shape, whole=None, start=None):
     """Uniform uint32 of `shape` from a key (typed or raw): two rounds of `mix` over the entry's place,
-    keyed by two words. Leading axes that a counter has no room for choose the first word."""
+    keyed by two words. Leading axes that a counter has no room for choose the first word.
+
+    With `whole` and `start`, which may be traced, those of a block of an array of that shape.
+    """
     first, second = jax.random.bits(key, (2,), jnp.uint32)
-    split = 0
-    while math.prod(shape[split:]) > COUNT:
+    whole, split = whole or shape, 0
+    while math.prod(whole[split:]) > COUNT:
         split += 1
     if split:
-        first = mix(place(shape, range(split)) ^ first)
-    return mix(mix(place(shape, range(split, len(shape))) ^ first) ^ second)
+        first = mix(place(shape, range(split), whole, start) ^ first)
+    return mix(mix(place(shape, range(split, len(shape)), whole, start) ^ first) ^ second)
 
 
-def drop(x, rate: float, key):
+def drop(x, rate: float, key, whole=None, start=None):
     """Inverted dropout (Srivastava et al. 2014): zeroes entries of x [...] with probability `rate` (to
-    2^-32) and scales up the others; the identity if `key` is None."""
+    2^-32) and scales up the others; the identity if `key` is None. `whole`, `start`: see `bits`."""
     if key is None or rate == 0.0:
         return x
-    keep = bits(key, x.shape) < jnp.uint32(min(round((1.0 - rate) * COUNT), COUNT - 1))
+    keep = bits(key, x.shape, whole, start) < jnp.uint32(min(round((1.0 - rate) * COUNT), COUNT - 1))
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
 
 

@@ -32,7 +32,7 @@ RESULTS, SHOWN = "test.json", 3
 
 def run(config, workdir) -> Fitted:
     """Trains, evaluates, saves, draws the curves and scores the test part."""
-    o, tokenizer, stream, held = _open(config)
+    o, tokenizer, stream, held = open_parts(config)
     task = make_task(config, o, tokenizer, stream, held.get("heldout"))
     fitted = loop.train(config, task, workdir)
     if fitted.stopped:
@@ -54,12 +54,13 @@ def run(config, workdir) -> Fitted:
 
 def check(config) -> tuple[Plan, dict]:
     """The plan and the first batch; nothing is allocated on the devices."""
-    o, tokenizer, stream, _ = _open(config)
+    o, tokenizer, stream, _ = open_parts(config)
     return plan(config, make_task(config, o, tokenizer, stream, None)), stream.batch(0)
 
 
-def _open(config):
-    """(options, tokenizer, stream, {part: held-out data}); ValueError where they don't fit."""
+def open_parts(config):
+    """(options, tokenizer, stream, {part: its `batches` and, of pairs, `references`}); ValueError where they
+    don't fit."""
     o = Options.of(config.model.to_dict())
     if o.kind != "encdec" or o.head != "lm":
         raise ValueError(

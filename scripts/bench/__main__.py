@@ -9,7 +9,7 @@ Timings live here and are never asserted in a test.
 
 import sys
 
-from scripts.bench import decode, lengths, linen, rollout, scaling, shakespeare, suite
+from scripts.bench import decode, lengths, linen, rollout, scaling, shakespeare, suite, translate
 from scripts.bench import train as bench_train
 from train.core.errors import Parser, cleanly
 
@@ -21,6 +21,7 @@ COMMANDS = {
     "lengths": lengths,
     "linen": linen,
     "shakespeare": shakespeare,
+    "translate": translate,
     "all": suite,
 }
 

@@ -93,16 +93,16 @@ class Lane:
         result.pop("times")
         row = {"side": self.name, "lr": lr, "seed": seed, "minutes": self.minutes, **result}
         report.append(out / "runs.jsonl", row)
-        bits, used = row["bits_per_character"], row["seconds"] / 60
-        print(f"{self.name} lr {lr:g} seed {seed}: {bits:.4f} in {used:.2f} min", flush=True)
+        score, used = row[self.side.score], row["seconds"] / 60
+        print(f"{self.name} lr {lr:g} seed {seed}: {score:.4f} in {used:.2f} min", flush=True)
 
 
 def pace(times: list) -> tuple:
-    """(median seconds of a step, seconds that the first one took above that: compilation)."""
+    """(median seconds of a step, seconds that all took above that: compilation, of every shape)."""
     if len(times) < 2:
         raise ValueError("a calibration needs at least two steps: give --calibrate more")
     step = statistics.median(times[1:])
-    return step, max(0.0, times[0] - step)
+    return step, max(0.0, sum(times) - step * len(times))
 
 
 def fitting(name: str, step: float, first: float, minutes: float, points: int) -> int:

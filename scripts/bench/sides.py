@@ -76,6 +76,10 @@ class Shared:
             "--config.optim.decay_steps=0",
         ]
 
+    def config_of(self, lr: float, seed: int, steps: int):
+        """The config of one run."""
+        return load(self.path, self.recipe(lr, seed, steps))
+
     def stops(self, steps: int) -> list:
         """The steps after which the curves have a point; the last one is the end."""
         return [steps * (i + 1) // self.points for i in range(self.points)]
@@ -84,70 +88,87 @@ class Shared:
 class Ours:
     """`python -m train` with a config, a learning rate, a seed and a number of steps."""
 
-    name = "formulary"
+    name, score = "formulary", BITS
 
     def __init__(self, shared: Shared):
         self.shared = shared
 
-    def run(self, lr: float, seed: int, steps: int, calibrate: bool = False) -> dict:
+    def command(self, workdir: Path, lr: float, seed: int, steps: int, calibrate: bool) -> list:
+        """The command line of a run."""
         shared = self.shared
-        workdir = shared.out / ("calibrate" if calibrate else f"ours-{lr:g}-{seed}-{steps}")
-        shutil.rmtree(workdir, ignore_errors=True)
         every = 0 if calibrate else shared.stops(steps)[0]
-        command = [
+        return [
             sys.executable, "-m", "train", f"--config={shared.path}", f"--workdir={workdir}",
             *shared.recipe(lr, seed, steps), f"--config.eval.every={every}",
             f"--config.eval.batches={1 if calibrate else 0}", "--config.eval.first=false",
             f"--config.log.every={1 if calibrate else 10}", "--config.checkpoint.every=0",
             "--config.log.tensorboard=false", "--config.log.wandb=false",
         ]  # fmt: skip
-        process(command, shared.out / f"{workdir.name}.log")
-        tokens = shared.config.batch * shared.config.length
+
+    def read(self, workdir: Path) -> dict:
+        """What a finished run gave."""
+        return read_run(workdir, self.shared.config.batch * self.shared.config.length)
+
+    def run(self, lr: float, seed: int, steps: int, calibrate: bool = False) -> dict:
+        shared = self.shared
+        workdir = shared.out / ("calibrate" if calibrate else f"ours-{lr:g}-{seed}-{steps}")
+        shutil.rmtree(workdir, ignore_errors=True)
+        process(self.command(workdir, lr, seed, steps, calibrate), shared.out / f"{workdir.name}.log")
         result = {"parameters": shared.parameters(), "version": f"jax {jax.__version__}"}
-        return {**result, **read_run(workdir, tokens)}
+        return {**result, **self.read(workdir)}
 
 
-def read_run(workdir: Path, tokens: int) -> dict:
-    """A finished run of ours as a dict (see the module's docstring), with `tokens` to a step.
+def read_run(workdir: Path, tokens: int, score: str = BITS) -> dict:
+    """A finished run of ours as a dict (see the module's docstring), with `tokens` to a step and the
+    curve of what the log calls `score` (its name's end).
 
     The first logged step counts from the writing of run.json, which comes before the state is built
     and the step compiled; every later one is the trainer's own `step_seconds`, which leaves
-    evaluations and saving out. ValueError if the run has no held-out bits per character.
+    evaluations and saving out. ValueError if the run has no such score.
     """
     began = (workdir / provenance.NAME).stat().st_mtime
     seconds, done, times, curve = 0.0, 0, [], []
     for row in log.read(workdir):
-        bits = [value for name, value in row.items() if name.endswith(BITS)]
+        found = [value for name, value in row.items() if name.endswith(score)]
         if "loss" in row:
             fresh = int(row["step"]) - done
             each = row.get("step_seconds", (row["time"] - began) / max(fresh, 1))
             seconds, done = seconds + each * fresh, int(row["step"])
             times += [each] * fresh
-        elif bits:
-            curve.append([seconds, bits[0]])
+        elif found:
+            curve.append([seconds, found[0]])
     if not curve:
-        raise ValueError(f"{workdir} has no held-out {BITS}; does the config name held-out works?")
+        raise ValueError(f"{workdir} has no held-out {score}; does the config name a part for it?")
     return {
         "steps": done,
         "tokens": done * tokens,
         "seconds": seconds,
         "times": times,
         "curve": curve,
-        "bits_per_character": curve[-1][1],
+        score: curve[-1][1],
     }
 
 
 class Torch:
     """The torch peer in one setting: stock, shim, bf16 or compiled."""
 
+    score = BITS
+
     def __init__(self, shared: Shared, setting: str, python: str):
         self.shared, self.setting, self.python = shared, setting, python
         self.name = f"torch {setting}"
         self.library = None if setting == "stock" else material.shim(shared.out)
 
+    def start(self, module: str, job: Path) -> dict:
+        """Runs the worker `module` on a job and returns what it says last."""
+        preload = {"LD_PRELOAD": str(self.library.resolve())} if self.library else {}
+        preload["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
+        command = [self.python, "-m", module, str(job)]
+        return json.loads(process(command, job.with_suffix(".log"), preload).splitlines()[-1])
+
     def run(self, lr: float, seed: int, steps: int, calibrate: bool = False) -> dict:
         shared = self.shared
-        config = load(shared.path, shared.recipe(lr, seed, steps))
+        config = shared.config_of(lr, seed, steps)
         schedule = optim.schedule(config.optim, steps)
         name = f"{self.setting}-calibrate" if calibrate else f"{self.setting}-{lr:g}-{seed}-{steps}"
         job = material.job(
@@ -158,11 +179,7 @@ class Torch:
             evaluate=not calibrate, autocast=self.setting in ("bf16", "compiled"),
             compile=self.setting == "compiled", fused=self.setting != "stock",
         )  # fmt: skip
-        preload = {"LD_PRELOAD": str(self.library.resolve())} if self.library else {}
-        preload["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
-        command = [self.python, "-m", "scripts.bench.nanogpt", str(job)]
-        output = process(command, job.with_suffix(".log"), preload)
-        return json.loads(output.splitlines()[-1])
+        return self.start("scripts.bench.nanogpt", job)
 
 
 def process(command, path: Path, environment=()) -> str:

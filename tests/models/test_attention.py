@@ -1,5 +1,6 @@
 """Every way of computing attention agrees with the explicit one; grouped heads, masks, rotation."""
 
+import functools
 import math
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import attention, masks, positions
+from models import attention, masks, positions, tiles
 from tests.models import tiny
 
 
@@ -31,8 +32,13 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", list(CASES))
-@pytest.mark.parametrize("form", [attention.blocks, attention.kernel])
-def test_forms_agree_with_the_explicit_one(name, form):
+@pytest.mark.parametrize(
+    ("form", "bytes_"), [("blocks", 0), ("kernel", 0), ("tiled", 1 << 22), ("tiled", 1 << 18)]
+)
+def test_forms_agree_with_the_explicit_one(name, form, bytes_, monkeypatch):
+    """A tile of 4 MiB holds both rows, one of 256 KiB less than one."""
+    monkeypatch.setattr(tiles, "TILE", bytes_)
+    form = getattr(attention, form)
     q, k, v = heads()
     mask = CASES[name]
     rows = jnp.ones((2, 300), bool)
@@ -53,12 +59,43 @@ def test_forms_agree_with_the_explicit_one(name, form):
     assert all(tiny.close(a, b) for a, b in zip(grads2, grads))
 
 
-def test_blocks_with_a_bias():
-    q, k, v = heads()
-    bias = jax.random.normal(jax.random.key(5), (1, 4, 300, 300))
-    one, _ = attention.explicit(q, k, v, masks.Mask(), 0.3, bias)
-    two, _ = attention.blocks(q, k, v, masks.Mask(), 0.3, bias)
-    assert tiny.close(one, two)
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("bytes_", [1 << 22, 1 << 16])
+def test_forms_agree_with_a_bias_and_dropout(causal, rows, bytes_, monkeypatch):
+    """Every form drops the same weights, also in tiles of a row or less; gradients in float64."""
+    monkeypatch.setattr(tiles, "TILE", bytes_)
+    with jax.enable_x64(True):
+        q, k, v = (jnp.concatenate([x, x + 1]).astype(jnp.float64) for x in heads(150))
+        bias = jax.random.normal(jax.random.key(5), (rows, 4, 150, 150), jnp.float64)
+        valid = jnp.arange(150)[None] >= jnp.asarray([[0], [9], [0], [30]])
+        mask, key = masks.Mask(causal=causal, valid=valid), jax.random.key(3)
+
+        def loss(form, q, k, v, bias):
+            out, _ = form(q, k, v, mask, 0.3, bias, 0.2, key, "float64")
+            return jnp.where(valid[..., None, None], out**2, 0).sum()
+
+        results = [
+            jax.jit(jax.value_and_grad(functools.partial(loss, form), (0, 1, 2, 3)))(q, k, v, bias)
+            for form in (attention.explicit, attention.blocks, attention.tiled)
+        ]
+        for other in results[1:]:
+            for a, b in zip(jax.tree.leaves(results[0]), jax.tree.leaves(other), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_tiles_keep_no_scores(monkeypatch):
+    """The step's temporaries stay far below the scores of a batch, which the explicit form writes out."""
+    monkeypatch.setattr(tiles, "TILE", 1 << 20)
+    q, k, v = (jnp.concatenate([x] * 8) for x in heads(256))
+
+    def temporaries(form):
+        total = lambda q, k, v: form(q, k, v, masks.Mask(causal=False), 0.3)[0].sum()
+        made = jax.jit(jax.grad(total, (0, 1, 2))).lower(q, k, v).compile()
+        return made.memory_analysis().temp_size_in_bytes
+
+    scores = 16 * 4 * 256 * 256 * 4
+    assert temporaries(attention.explicit) > 2 * scores > 3 * temporaries(attention.tiled)
 
 
 def test_explicit_is_the_papers_formula():

@@ -118,7 +118,7 @@ def test_runs_on_record_are_not_done_again(tmp_path):
         made = row("formulary", lr, seed, 2.0, version="jax")
         return {**made, "steps": steps, "times": [1.0, 0.5, 0.5]}
 
-    side = types.SimpleNamespace(name="formulary", run=run)
+    side = types.SimpleNamespace(name="formulary", score="bits_per_character", run=run)
     args = types.SimpleNamespace(lrs=[1e-3], seeds=[0], calibrate=3, minutes=2.0, points=2)
     lane = shakespeare.Lane(side, args)
     for seed in (0, 0, 1):

@@ -2,7 +2,8 @@
 
 A text stands between [CLS] and [SEP], a pair is [CLS] A [SEP] B [SEP] with token types 0 and 1.
 Texts that are longer than a row are an error that counts them; `config.data.truncate` cuts them, a
-pair from the end of its longer text (Devlin et al. 2019), and the count is said.
+pair's longer text first (Devlin et al. 2019), and the count is said. `config.data.cut` says where: "end",
+or "middle", which keeps a quarter from the start (Sun et al. 2019, section 5.3.1: 128 and 382 of 510).
 """
 
 import dataclasses
@@ -121,14 +122,19 @@ class Stream:
         return self.rows.batch(numbers[self.process * share : (self.process + 1) * share], time)
 
 
-def encode(examples: Examples, tokenizer, length: int, truncate=False) -> Rows:
-    """The rows of every task but spans; ValueError counts what does not fit, unless `truncate`."""
+def encode(examples: Examples, tokenizer, length: int, truncate=False, cut="end") -> Rows:
+    """The rows of every task but spans; ValueError counts what does not fit, unless `truncate`.
+
+    cut: "end" or "middle", where a text that is too long is cut; tagged words at the end alone.
+    """
     frame = Frame.of(tokenizer)
     if examples.task == "tokens":
+        if cut != "end":
+            raise ValueError(f"config.data.cut={cut!r}; tagged words are cut at the 'end' alone")
         return _tagged(examples, tokenizer, frame, length, truncate)
     wanted = [_pieces(examples.task, texts) for texts in examples.texts]
     known = _ids(tokenizer, {text for parts in wanted for texts in parts for text in texts})
-    fit = Fitting(length, truncate, examples)
+    fit = Fitting(length, truncate, examples, cut)
     parts = [
         [frame.join(*fit(number, [known[t] for t in texts], frame)) for texts in every]
         for number, every in enumerate(wanted)
@@ -161,8 +167,10 @@ def _ids(tokenizer, texts) -> dict:
 class Fitting:
     """Cuts what is too long, or counts it for the error that `done` raises."""
 
-    def __init__(self, length: int, truncate: bool, examples: Examples | None = None):
-        self.length, self.truncate, self.examples = length, truncate, examples
+    def __init__(self, length: int, truncate: bool, examples: Examples | None = None, where="end"):
+        if where not in ("end", "middle"):
+            raise ValueError(f"config.data.cut={where!r}; expected 'end' or 'middle'")
+        self.length, self.truncate, self.examples, self.where = length, truncate, examples, where
         self.long, self.first, self.longest = set(), None, 0
 
     def __call__(self, number, ids, frame) -> list:
@@ -173,13 +181,19 @@ class Fitting:
             return ids
         self.note(number, total + frame.around(len(ids)))
         if len(ids) == 1:
-            return [ids[0][:room]]
+            return [self.cut(ids[0], room)]
         short = min(len(ids[0]), len(ids[1]), room // 2)
         if len(ids[0]) <= len(ids[1]):
             first = min(len(ids[0]), max(short, room - len(ids[1])))
-            return [ids[0][:first], ids[1][: room - first]]
+            return [self.cut(ids[0], first), self.cut(ids[1], room - first)]
         second = min(len(ids[1]), max(short, room - len(ids[0])))
-        return [ids[0][: room - second], ids[1][:second]]
+        return [self.cut(ids[0], room - second), self.cut(ids[1], second)]
+
+    def cut(self, ids, size):
+        """What stays of a text that has room for `size` tokens."""
+        if self.where == "end" or len(ids) <= size:
+            return ids[:size]
+        return np.concatenate([ids[: size // 4], ids[len(ids) - (size - size // 4) :]])
 
     def note(self, number, size):
         self.first = number if self.first is None else self.first

@@ -115,7 +115,8 @@ def open_material(config, tokenizer) -> Material:
             made = spans.encode(examples, tokenizer, length, stride, truncate)
             counts[f"{part} windows"] = len(made)
         else:
-            made = encode.encode(examples, tokenizer, length, truncate)
+            cut = get(config, "data.cut", "end")
+            made = encode.encode(examples, tokenizer, length, truncate, cut)
         made.trim = task not in ("spans", "tokens")  # their scores are joined over batches
         if made.cut:
             counts[f"{part} cut"] = made.cut

@@ -85,6 +85,25 @@ def test_a_pair_is_cut_at_its_longer_text(a, b, want):
     assert (len(first), len(second)) == want and first == list(range(want[0]))
 
 
+def test_a_text_cut_in_the_middle_keeps_a_quarter_of_its_start_and_its_end():
+    fit, frame = encode.Fitting(20, True, where="middle"), encode.Frame.of(TOKENIZER)
+    assert fit(0, [list(range(50))], frame)[0].tolist() == [*range(4), *range(36, 50)]
+    assert fit(1, [list(range(18))], frame) == [list(range(18))] and fit.done() == 1
+    first, second = fit(2, [list(range(40)), list(range(5))], frame)
+    assert second == list(range(5)) and first.tolist() == [0, 1, 2, *range(31, 40)]
+    rows = encode.encode(
+        examples("classify", [("cat " * 9 + "mat",)]), TOKENIZER, 8, truncate=True, cut="middle"
+    )
+    assert real(rows.batch([0]), 0)[-2:] == [ids("cat mat")[-1], SEP]
+
+
+def test_a_place_to_cut_that_is_none_is_an_error():
+    with pytest.raises(ValueError, match="data.cut='start'; expected 'end' or 'middle'"):
+        encode.encode(examples("classify", [("cat",)]), TOKENIZER, 9, cut="start")
+    with pytest.raises(ValueError, match="tagged words are cut at the 'end'"):
+        encode.encode(examples("tokens", [("cat",)], [[0]]), TOKENIZER, 9, cut="middle")
+
+
 def test_the_stream_reads_every_row_once_an_epoch():
     texts = [(f"{n}",) for n in range(24)]
     rows = encode.encode(examples("classify", texts, list(range(24))), TOKENIZER, 9)
