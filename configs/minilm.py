@@ -72,21 +72,14 @@ def get_config(variant="tiny"):
     if variant == "sections":
         config.update(steps=1600, batch=64, length=96)
         config.model.labels = 42
-        config.data.update(train="data/sections.jsonl.gz", valid_share=0.05, test_share=0.1, cut="end")
+        config.data.update(
+            train="data/sections.jsonl.gz", valid_share=0.05, test_share=0.1, cut="end"
+        )
         config.optim.update(lr=2e-4, warmup=160)
         config.eval.every = 400
         config.checkpoint.every = 400
     if variant == "squad":
-        config.update(steps=560, length=256)
-        config.model = families.row("bert", "minilm-l6", head="spans", **FAST)
-        config.data = dict(
-            train="data/squad.jsonl.gz", task="spans", group="group", valid_share=0.05,
-            test_share=0.2, tokenizer="", truncate=True, stride=96, longest=30, threshold=0.0,
-        )  # fmt: skip
-        config.optim.update(lr=3e-4, warmup=56)
-        config.best.metric = "valid/f1"
-        config.eval.every = 280
-        config.checkpoint.every = 280
+        _squad(config)
     if variant == "tiny":
         config.update(steps=240, length=64, layer_decay=1.0)
         config.model = families.row(
@@ -94,10 +87,27 @@ def get_config(variant="tiny"):
             labels=1, drop_embed=0.1, drop_attn=0.0, drop_resid=0.1,
         )  # fmt: skip
         config.data.update(
-            train="vader-tweets", task="regress", group="", label="mean", tokenizer="wordpiece:4096",
+            train="vader-tweets",
+            task="regress",
+            group="",
+            label="mean",
+            tokenizer="wordpiece:4096",
             cut="end",
         )
         config.init.reference = ""
         config.optim.update(lr=1e-3, warmup=24)
         config.best.metric = "valid/pearson"
     return config
+
+
+def _squad(config):
+    config.update(steps=560, length=256)
+    config.model = families.row("bert", "minilm-l6", head="spans", **FAST)
+    config.data = dict(
+        train="data/squad.jsonl.gz", task="spans", group="group", valid_share=0.05,
+        test_share=0.2, tokenizer="", truncate=True, stride=96, longest=30, threshold=0.0,
+    )  # fmt: skip
+    config.optim.update(lr=3e-4, warmup=56)
+    config.best.metric = "valid/f1"
+    config.eval.every = 280
+    config.checkpoint.every = 280

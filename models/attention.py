@@ -5,7 +5,6 @@ import math
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from models import banded
 from models.dropout import site
@@ -19,6 +18,7 @@ from models.placement import alone
 from models.positions import rotate
 from models.scores import BLOCK, blocks, explicit
 from models.tiles import tiled
+
 
 def kernel(q, k, v, mask: Mask, scale, bias=None, rate=0.0, key=None, dtype="float32"):
     """The accelerator's fused attention (cuDNN's flash attention); XLA's own where there is none."""

@@ -58,7 +58,9 @@ def drop(x, rate: float, key, whole=None, start=None):
     2^-32) and scales up the others; the identity if `key` is None. `whole`, `start`: see `bits`."""
     if key is None or rate == 0.0:
         return x
-    keep = bits(key, x.shape, whole, start) < jnp.uint32(min(round((1.0 - rate) * COUNT), COUNT - 1))
+    keep = bits(key, x.shape, whole, start) < jnp.uint32(
+        min(round((1.0 - rate) * COUNT), COUNT - 1)
+    )
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
 
 

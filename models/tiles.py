@@ -152,12 +152,14 @@ def _by_part(call, compute, rowed):
         return compute(number, whole.unflatten(own))
 
     shapes = jax.eval_shape(one, jnp.zeros((), jnp.int32), [x[0] for x in parts])
-    # What the loop fills begins as copies of an entry of an input: XLA would make zeros for all layers at
-    # once, as the program starts.
+    # What the loop fills begins as copies of an entry of this layer's: XLA would make zeros for all layers
+    # at once, as the program starts.
     like, made = jax.tree.flatten(shapes[0])
+    floats = [x for x in parts if jnp.issubdtype(x.dtype, jnp.floating)]
+    first = [floats[i % len(floats)][0, i].astype(x.dtype) for i, x in enumerate(like)]
     outs = [
-        jnp.broadcast_to(parts[i % len(parts)][0, i].astype(x.dtype), (call.parts, math.prod(x.shape)))
-        for i, x in enumerate(like)
+        jnp.broadcast_to(value, (call.parts, math.prod(x.shape)))
+        for value, x in zip(first, like, strict=True)
     ]
     summed = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[1])
 

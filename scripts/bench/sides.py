@@ -113,7 +113,9 @@ class Ours:
         shared = self.shared
         workdir = shared.out / ("calibrate" if calibrate else f"ours-{lr:g}-{seed}-{steps}")
         shutil.rmtree(workdir, ignore_errors=True)
-        process(self.command(workdir, lr, seed, steps, calibrate), shared.out / f"{workdir.name}.log")
+        process(
+            self.command(workdir, lr, seed, steps, calibrate), shared.out / f"{workdir.name}.log"
+        )
         result = {"parameters": shared.parameters(), "version": f"jax {jax.__version__}"}
         return {**result, **self.read(workdir)}
 

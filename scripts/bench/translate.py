@@ -11,12 +11,10 @@ and its encoder takes a quicker way over padding in evaluation. Finished runs ar
 """
 
 import json
-import shutil
 import statistics
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from eval import translate
@@ -33,7 +31,9 @@ SCORE, SETTINGS = "bleu", ("stock", "bf16", "compiled")
 def arguments(parser):
     """Adds what this benchmark takes."""
     parser.add_argument("--config", default="configs/transformer.py:en-de")
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=["stock"], help="of torch")
+    parser.add_argument(
+        "--settings", nargs="+", choices=SETTINGS, default=["stock"], help="of torch"
+    )
     parser.add_argument("--minutes", type=float, default=15.0, help="of training, wall, each run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--points", type=int, default=4, help="evaluations in each curve")
