@@ -98,7 +98,7 @@ def get_config(variant="tiny"):
 def _small(config, variant):
     config.update(steps=1500, batch=32, length=128, average=5)
     config.model.update(
-        vocab=8192, context=192, layers=3, width=256, hidden=1024, heads=4, stream="float32"
+        vocab=8192, context=192, layers=3, width=256, ff=1024, heads=4, stream="float32"
     )
     config.data.update(tokenizer="bpe:8192", tokens=3072, least=16)
     if variant == "kjv":

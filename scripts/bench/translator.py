@@ -30,7 +30,7 @@ class Translator(nn.Module):
         nn.init.normal_(self.table.weight, 0.0, o["width"] ** -0.5)
         self.drop = nn.Dropout(o["drop_embed"])
         self.core = nn.Transformer(
-            o["width"], o["heads"], o["layers"], o["layers"], o["hidden"] or 4 * o["width"],
+            o["width"], o["heads"], o["layers"], o["layers"], o["ff"] or int(o["mlp_ratio"] * o["width"]),
             o["drop_resid"], "relu", batch_first=True,
         )  # fmt: skip
         rates = torch.exp(torch.arange(0, o["width"], 2) * (-math.log(10000.0) / o["width"]))

@@ -12,7 +12,7 @@ from scripts.bench import report, translate
 
 TORCH = importlib.util.find_spec("torch") is not None
 needs_torch = pytest.mark.skipif(not TORCH, reason="torch is not installed")
-MODEL = dict(vocab=40, width=16, heads=2, layers=1, hidden=0, context=24, drop_embed=0.0,
+MODEL = dict(vocab=40, width=16, heads=2, layers=1, ff=0, mlp_ratio=4.0, context=24, drop_embed=0.0,
              drop_resid=0.0, start=0)  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def test_the_whole_benchmark_on_small_pairs(tmp_path, capsys):
         json.dumps({"text": f"w{n % 7} w{n % 5}", "target": f"w{n % 5} w{n % 7}", "part": part}) + "\n"
         for n, part in enumerate(parts)
     ))  # fmt: skip
-    sets = ["model.width=16", "model.hidden=32", "model.vocab=300", "data.tokenizer=bpe:280", "length=32",
+    sets = ["model.width=16", "model.ff=32", "model.vocab=300", "data.tokenizer=bpe:280", "length=32",
             "model.context=96", f"data.train={path}", "data.tokens=64"]  # fmt: skip
     arguments = ["translate", "--minutes", "0.4", "--seeds", "0", "--points", "2", "--calibrate", "6",
                  "--out", str(tmp_path / "out"), "--set", *sets]  # fmt: skip
