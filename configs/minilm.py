@@ -27,7 +27,7 @@ today's archive). `:squad`: spans, on a split by article of SQuAD 1.1's developm
 al. 2016), so not comparable with published figures; its files ask never to stand in a training
 corpus, and what is trained on them here is a demonstration. Paragraphs longer than a row are read in
 windows that share `data.stride` tokens. Texts of the other tasks are cut to `length`, which is said; mails
-in the middle, since both their ends tell (by characters, a linear model gains 4 in 1,000).
+in the middle, since both their ends tell.
 Hardware: two CPU cores. No published number on these splits; README.md has what simple methods reach.
 Recipe: Devlin et al. 2019 (appendix A.3), with rates that suit MiniLM's width and 0.9 a layer.
 """
