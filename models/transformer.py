@@ -18,12 +18,12 @@ from models.placement import settle
 
 MEMORY = ("k", "v", "cross_k", "cross_v")  # what a cache holds for each layer
 
-_POLICIES = jax.checkpoint_policies
 POLICIES = {
     "full": None,
-    "dots": _POLICIES.dots_saveable,
-    "dots_no_batch": _POLICIES.save_from_both_policies(
-        _POLICIES.dots_with_no_batch_dims_saveable, _POLICIES.save_only_these_names("attended")
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "dots_no_batch": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names("attended"),  # what `models.tiles` gives
     ),
 }
 

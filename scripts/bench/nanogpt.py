@@ -234,6 +234,35 @@ def optimizer(model, job):
     )
 
 
+def fit(job: dict, model, optim, data, losses, score) -> dict:
+    """Trains as the job says: seconds, times, steps and the curve of `score(model)`.
+
+    losses(model, batch) -> (the summed loss of a batch of `data`, what it is divided by).
+    """
+    run = torch.compile(model) if job["compile"] else model
+    cast = torch.autocast("cpu", torch.bfloat16) if job["autocast"] else contextlib.nullcontext()
+    rates, times, curve = np.load(job["rates"]), [], []
+    for step in range(job["steps"]):
+        start = time.perf_counter()
+        for group in optim.param_groups:
+            group["lr"] = float(rates[step])
+        with cast:
+            total, number = losses(run, data[step])
+            loss = total / number
+        optim.zero_grad(set_to_none=True)
+        loss.backward()
+        if job["clip"]:
+            nn.utils.clip_grad_norm_(model.parameters(), job["clip"])
+        optim.step()
+        loss.item()
+        times.append(time.perf_counter() - start)
+        if step + 1 in job["points"]:
+            curve.append([sum(times), score(model)])
+    if job["evaluate"]:
+        curve.append([sum(times), score(model)])
+    return {"seconds": sum(times), "times": times, "steps": job["steps"], "curve": curve}
+
+
 def train(job: dict) -> dict:
     """Trains as the job says; see the module's docstring for what is counted."""
     torch.manual_seed(job["seed"])
@@ -245,35 +274,14 @@ def train(job: dict) -> dict:
     }
     if not job["steps"]:
         return result
-    optim = optimizer(model, job)
-    run = torch.compile(model) if job["compile"] else model
-    cast = torch.autocast("cpu", torch.bfloat16) if job["autocast"] else contextlib.nullcontext()
     data, heldout = Batches(Path(job["data"])), Batches(Path(job["heldout"]))
-    rates = np.load(job["rates"])
-    times, curve, trained = [], [], 0
-    for step in range(job["steps"]):
-        start = time.perf_counter()
-        for group in optim.param_groups:
-            group["lr"] = float(rates[step])
-        batch = data[step]
-        with cast:
-            total, number = losses(run, *batch)
-            loss = total / number
-        optim.zero_grad(set_to_none=True)
-        loss.backward()
-        if job["clip"]:
-            nn.utils.clip_grad_norm_(model.parameters(), job["clip"])
-        optim.step()
-        trained += batch[0].numel()
-        loss.item()
-        times.append(time.perf_counter() - start)
-        if step + 1 in job["points"]:
-            curve.append([sum(times), bits(model, heldout, job["characters"])])
-    result.update(seconds=sum(times), times=times[:200], steps=job["steps"], tokens=trained)
+    score = lambda model: bits(model, heldout, job["characters"])
+    loss = lambda model, batch: losses(model, *batch)
+    result |= fit(job, model, optimizer(model, job), data, loss, score)
+    result["tokens"] = int(data.shapes[: job["steps"]].prod(1).sum())
     if job["evaluate"]:
-        result["bits_per_character"] = bits(model, heldout, job["characters"])
-        curve.append([sum(times), result["bits_per_character"]])
-    return {**result, "curve": curve}
+        result["bits_per_character"] = result["curve"][-1][1]
+    return result
 
 
 if __name__ == "__main__":

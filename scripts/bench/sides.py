@@ -76,10 +76,6 @@ class Shared:
             "--config.optim.decay_steps=0",
         ]
 
-    def config_of(self, lr: float, seed: int, steps: int):
-        """The config of one run."""
-        return load(self.path, self.recipe(lr, seed, steps))
-
     def stops(self, steps: int) -> list:
         """The steps after which the curves have a point; the last one is the end."""
         return [steps * (i + 1) // self.points for i in range(self.points)]
@@ -154,34 +150,37 @@ def read_run(workdir: Path, tokens: int, score: str = BITS) -> dict:
 class Torch:
     """The torch peer in one setting: stock, shim, bf16 or compiled."""
 
-    score = BITS
+    worker, score = "scripts.bench.nanogpt", BITS
 
     def __init__(self, shared: Shared, setting: str, python: str):
         self.shared, self.setting, self.python = shared, setting, python
         self.name = f"torch {setting}"
         self.library = None if setting == "stock" else material.shim(shared.out)
 
-    def start(self, module: str, job: Path) -> dict:
-        """Runs the worker `module` on a job and returns what it says last."""
-        preload = {"LD_PRELOAD": str(self.library.resolve())} if self.library else {}
-        preload["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
-        command = [self.python, "-m", module, str(job)]
-        return json.loads(process(command, job.with_suffix(".log"), preload).splitlines()[-1])
+    def job(self, config) -> dict:
+        """What the worker is told beside the recipe."""
+        shared = self.shared
+        return {"heldout": str(shared.out / "heldout"), "characters": shared.heldout["characters"]}
 
     def run(self, lr: float, seed: int, steps: int, calibrate: bool = False) -> dict:
         shared = self.shared
-        config = shared.config_of(lr, seed, steps)
+        config = load(shared.path, shared.recipe(lr, seed, steps))
         schedule = optim.schedule(config.optim, steps)
         name = f"{self.setting}-calibrate" if calibrate else f"{self.setting}-{lr:g}-{seed}-{steps}"
         job = material.job(
             shared.out / "jobs" / f"{name}.json", shared.options.plain(), config.optim,
-            [float(schedule(step)) for step in range(steps)], characters=shared.heldout["characters"],
-            data=str(shared.stream(config, seed, steps)), heldout=str(shared.out / "heldout"),
-            seed=seed, points=[] if calibrate else shared.stops(steps)[:-1],
+            [float(schedule(step)) for step in range(steps)],
+            data=str(shared.stream(config, seed, steps)), seed=seed,
+            points=[] if calibrate else shared.stops(steps)[:-1],
             evaluate=not calibrate, autocast=self.setting in ("bf16", "compiled"),
             compile=self.setting == "compiled", fused=self.setting != "stock",
+            **self.job(config),
         )  # fmt: skip
-        return self.start("scripts.bench.nanogpt", job)
+        preload = {"LD_PRELOAD": str(self.library.resolve())} if self.library else {}
+        preload["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
+        command = [self.python, "-m", self.worker, str(job)]
+        output = process(command, job.with_suffix(".log"), preload)
+        return json.loads(output.splitlines()[-1])
 
 
 def process(command, path: Path, environment=()) -> str:

@@ -8,8 +8,8 @@ import shlex
 from importlib import metadata
 from pathlib import Path
 
+from scripts.bench.contest import processor
 from scripts.bench.lanes import median, ratios, say
-from scripts.bench.shakespeare import processor
 
 FIRST = ("init_seconds", "trace_seconds", "compile_seconds", "first_step_seconds")
 UNSAID = ("torch_python", "out", "command", "only")

@@ -2,22 +2,22 @@
 
     python -m scripts.bench.translator JOB.json
 
-It needs torch and numpy alone. The module is stock: scaled embeddings, one table for both sides and the
-head, sinusoids, label smoothing by the loss; what it writes is greedy, each token read again from the start
-of its target, as the module keeps no keys and values.
+It needs torch and numpy, and of ours only `scripts.bench.nanogpt`'s loop. The module is stock: scaled
+embeddings, one table for both sides and the head, sinusoids, label smoothing by the loss; what it writes is
+greedy, each token read again from the start of its target, as the module keeps no keys and values.
 """
 
-import contextlib
 import json
 import math
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from scripts.bench import nanogpt
 
 
 class Translator(nn.Module):
@@ -113,38 +113,20 @@ def train(job: dict) -> dict:
     model = Translator(job["model"])
     optim = torch.optim.AdamW(
         model.parameters(), lr=0.0, betas=(job["b1"], job["b2"]), eps=job["eps"],
-        weight_decay=job["weight_decay"],
+        weight_decay=job["weight_decay"], fused=job["fused"] or None,
     )  # fmt: skip
-    run = torch.compile(model) if job["compile"] else model
-    cast = torch.autocast("cpu", torch.bfloat16) if job["autocast"] else contextlib.nullcontext()
-    data, rates, times, curve, tokens = Batches(job["data"]), np.load(job["rates"]), [], [], 0
-    held = Batches(job["heldout"]) if job["points"] else None
-    for step in range(job["steps"]):
-        began = time.perf_counter()
-        for group in optim.param_groups:
-            group["lr"] = float(rates[step])
-        with cast:
-            total, count = nats(run, data[step], job["smoothing"])
-        optim.zero_grad(set_to_none=True)
-        (total / count).backward()
-        if job["clip"]:
-            nn.utils.clip_grad_norm_(model.parameters(), job["clip"])
-        optim.step()
-        tokens += int(count)
-        times.append(time.perf_counter() - began)
-        if step + 1 in job["points"]:
-            curve.append([sum(times), heldout(model, held)])
+    data, held = Batches(job["data"]), Batches(job["heldout"])
+    loss = lambda model, batch: nats(model, batch, job["smoothing"])
+    result = nanogpt.fit(job, model, optim, data, loss, lambda model: heldout(model, held))
+    result["tokens"] = sum(int(data[step]["weights"].sum()) for step in range(job["steps"]))
     written = []
     if job["evaluate"]:
         model.eval()
         test = Batches(job["test"])
         for number in range(len(test)):
             written += model.write(test[number], job["model"]["start"], job["eos"], job["extra"])
-    return {
-        "parameters": sum(value.numel() for value in model.parameters()),
-        "version": f"torch {torch.__version__}", "steps": job["steps"], "tokens": tokens,
-        "seconds": sum(times), "times": times, "curve": curve, "written": written,
-    }  # fmt: skip
+    parameters = sum(value.numel() for value in model.parameters())
+    return {**result, "parameters": parameters, "version": torch.__version__, "written": written}
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 
 from models import families
 from scripts.bench import __main__ as bench
-from scripts.bench import material, report, shakespeare
+from scripts.bench import contest, material, report
 
 TORCH = importlib.util.find_spec("torch") is not None
 needs_torch = pytest.mark.skipif(not TORCH, reason="torch is not installed")
@@ -101,13 +101,13 @@ def test_the_report_is_written_with_its_curves(tmp_path):
 
 
 def test_steps_follow_from_the_minutes_and_the_start():
-    step, first = shakespeare.pace([5.5, 0.5, 0.4, 0.6, 0.5])
+    step, first = contest.pace([5.5, 0.5, 0.4, 0.6, 0.5])
     assert (step, first) == (0.5, 5.0)
-    assert shakespeare.fitting("x", step, first, 1.0, 5) == 110
+    assert contest.fitting("x", step, first, 1.0, 5) == 110
     with pytest.raises(ValueError, match="x: 0 steps fit into 0.05 minutes"):
-        shakespeare.fitting("x", step, first, 0.05, 5)
+        contest.fitting("x", step, first, 0.05, 5)
     with pytest.raises(ValueError, match="--calibrate"):
-        shakespeare.pace([1.0])
+        contest.pace([1.0])
 
 
 def test_runs_on_record_are_not_done_again(tmp_path):
@@ -120,14 +120,14 @@ def test_runs_on_record_are_not_done_again(tmp_path):
 
     side = types.SimpleNamespace(name="formulary", score="bits_per_character", run=run)
     args = types.SimpleNamespace(lrs=[1e-3], seeds=[0], calibrate=3, minutes=2.0, points=2)
-    lane = shakespeare.Lane(side, args)
+    lane = contest.Lane(side, args)
     for seed in (0, 0, 1):
         lane.once(tmp_path, 1e-3, seed)
     assert done == [(1e-3, 0, 3, True), (1e-3, 0, 239, False), (1e-3, 1, 239, False)]
-    rows = shakespeare.finished(tmp_path, [lane])
+    rows = contest.finished(tmp_path, [lane])
     assert [r["seed"] for r in rows] == [0, 1] and "times" not in rows[0]
     lane.minutes = 3.0
-    assert shakespeare.finished(tmp_path, [lane]) == []
+    assert contest.finished(tmp_path, [lane]) == []
 
 
 def test_our_runs_seconds_leave_evaluations_out(tmp_path):
@@ -433,7 +433,7 @@ from models import families
 def get_config(variant=""):
     return ConfigDict(
         dict(
-            loop="lm", steps=10, batch=4, length=16,
+            loop="lm", steps=10, batch=8, length=16,
             model=families.row("gpt2", vocab=352, layers=1, width=16, heads=2, context=16),
             data=dict(source="shakespeare", tokenizer="char", heldout=("sonnets",)),
             optim=dict(lr=1e-3, warmup=2),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scripts.bench import __main__ as bench
-from scripts.bench import report, translate
+from scripts.bench import report, translate, translate_sides
 
 TORCH = importlib.util.find_spec("torch") is not None
 needs_torch = pytest.mark.skipif(not TORCH, reason="torch is not installed")
@@ -30,7 +30,7 @@ def batches(count=3, seed=0):
 
 
 def test_batches_are_written_as_they_are(tmp_path):
-    translate.write(tmp_path / "a.npz", batches())
+    translate_sides.write(tmp_path / "a.npz", batches())
     with np.load(tmp_path / "a.npz") as held:
         for number, batch in enumerate(batches()):
             for name, values in batch.items():
@@ -60,12 +60,13 @@ def test_the_peer_learns_to_copy_and_stops_at_the_end(tmp_path):
     from scripts.bench import translator
 
     for name in ("data", "heldout", "test"):
-        translate.write(tmp_path / f"{name}.npz", list(batches(1)) * 300)
+        translate_sides.write(tmp_path / f"{name}.npz", list(batches(1)) * 300)
     np.save(tmp_path / "rates.npy", np.full(300, 3e-3))
     job = dict(
         model=MODEL, seed=0, b1=0.9, b2=0.98, eps=1e-9, weight_decay=0.0, clip=0.0, smoothing=0.0,
-        rates=str(tmp_path / "rates.npy"), steps=300, points=[1, 300], evaluate=True, eos=1, extra=5,
-        autocast=False, compile=False, **{n: str(tmp_path / f"{n}.npz") for n in ("data", "heldout", "test")},
+        rates=str(tmp_path / "rates.npy"), steps=300, points=[1], evaluate=True, eos=1, extra=5,
+        autocast=False, compile=False, fused=False,
+        **{n: str(tmp_path / f"{n}.npz") for n in ("data", "heldout", "test")},
     )  # fmt: skip
     found = translator.train(job)
     (_, first), (_, last) = found["curve"]
