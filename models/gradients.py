@@ -17,8 +17,8 @@ from models.placement import alone, settle
 
 def sum_rows(x, axes: int):
     """The sum over all but the last `axes` axes, in float32 or wider."""
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    return jnp.sum(x.astype(wide), tuple(range(x.ndim - axes)))
+    wide, own = jnp.promote_types(x.dtype, jnp.float32), x.shape[x.ndim - axes :]
+    return jnp.sum(x.astype(wide).reshape(-1, math.prod(own)), 0).reshape(own)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
@@ -48,10 +48,12 @@ def _product_backward(equation, dtype, saved, g):
 def _kernel_gradient(equation, x, g, dtype):
     """einsum(x, g) over their common rows, in the dtype of the kernel.
 
-    On one CPU device the first operand, x [rows, D] or for a tied table g [rows, V], is transposed by
-    a copy of its own: XLA has slower products for an operand that is contracted over its rows (in
-    bfloat16, none: it goes back to float32), and would make the activation that x often is again
-    inside the copy, out of order.
+    On one CPU device one operand is transposed by a copy of its own: XLA has slower products for an
+    operand that is contracted over its rows (in bfloat16, none: it goes back to float32), and would
+    make the activation that it often is again inside the copy, out of order. It is the first operand
+    of the product, or the second where that is so much narrower that its copy and the transposed
+    product's cost less (the wide layer's activations, a tied table's logits): of widths that are
+    powers of two, a copy of the wider one takes as long as six products.
     """
     first, second, out = re.split(",|->", equation)
     rows = sum(letter in out for letter in first)
@@ -62,8 +64,12 @@ def _kernel_gradient(equation, x, g, dtype):
     left, right = (x, g) if second == ours + theirs else (g, x)
     shape = left.shape[rows:] + right.shape[rows:]
     left, right = (settle(a).reshape(math.prod(a.shape[:rows]), -1) for a in (left, right))
+    (count, wide), narrow = left.shape, right.shape[1]
+    if turned := 2 * count * (wide - narrow) > 3 * wide * narrow:
+        left, right = right, left
     left = settle(left.T.reshape(-1)).reshape(left.shape[::-1])  # flat: a layout of its own
-    return settle(jnp.dot(left, right, preferred_element_type=dtype)).reshape(shape)
+    made = settle(jnp.dot(left, right, preferred_element_type=dtype))
+    return (made.T if turned else made).reshape(shape)
 
 
 product.defvjp(_product, _product_backward)
