@@ -87,7 +87,7 @@ def get_config(variant="tiny"):
             VERSES, heldout=("Ruth",), test=("Jonah",), tokenizer="bpe:2048", tokens=1536, least=48
         )
         config.optim.update(lr=2e-3, warmup=60)
-        config.decode.limit = 16
+        config.decode.update(limit=16, test=16)
         config.eval.every = 0
         config.checkpoint.update(every=80, keep=2)
         config.log.every = 10

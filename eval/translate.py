@@ -67,11 +67,12 @@ def loss(model, place: Callable | None = None) -> Callable:
     return run
 
 
-def build(model, data: Mapping, how: Mapping, place: Callable | None = None) -> Callable:
+def build(model, data: Mapping, how: Mapping, place=None, keep=None) -> Callable:
     """`run(variables) -> {name: float}`.
 
     data: `batches` (see `search`; with `decoder_tokens`, `targets`, `weights` as well), `references`,
-    `decode(ids) -> str`, `eos`. how["limit"]: so many rows are searched for (0: all; -1: none).
+    `decode(ids) -> str`, `eos`. how["limit"]: so many rows are searched for (0: all; -1: none). `place`
+    puts a batch on the devices; `keep` gets the texts.
     """
     measure, limit = loss(model, place), how["limit"]
 
@@ -86,6 +87,8 @@ def build(model, data: Mapping, how: Mapping, place: Callable | None = None) -> 
             chosen.append(batch)
             rows += int(np.sum(batch["rows"]))
         texts = search(model, variables, chosen, data["decode"], data["eos"], how)
+        if keep:
+            keep(texts)
         return out | scores(texts, data["references"][: len(texts)])
 
     return run

@@ -7,7 +7,7 @@ negative log-likelihood of the target's tokens, each read after those before it 
 with `config.smoothing` of each label spread over the vocabulary (Vaswani et al. 2017, section 5.4).
 Evaluation: that loss without smoothing on held-out pairs and, with `config.decode`, what beam search
 writes for them (`eval.translate`). `config.average` n scores the test part with the mean of the last n
-checkpoints (section 6.1), which is saved beside them.
+checkpoints (section 6.1), which is saved beside them; what is written for it stays in written.jsonl.
 """
 
 import json
@@ -27,7 +27,7 @@ from train.core.state import Task
 from train.data import denoised, pairs, text
 from train.data import task as tasks
 
-RESULTS, SHOWN = "test.json", 3
+RESULTS, WRITTEN, SHOWN = "test.json", "written.jsonl", 3
 
 
 def run(config, workdir) -> Fitted:
@@ -40,15 +40,21 @@ def run(config, workdir) -> Fitted:
     variables = fitted.variables()
     if config.get("average", 0) > 1:
         variables = average.last(workdir, config.average, variables)
+    rows = []
     if "test" in held:
-        found = _evaluator(config, o, tokenizer, held["test"])(variables)
+        keep = lambda texts: rows.extend(_rows(held["test"], texts))
+        found = _evaluator(config, o, tokenizer, held["test"], keep)(variables)
         found = {f"test/{name}": float(value) for name, value in found.items()}
         if jax.process_index() == 0:
             (Path(workdir) / RESULTS).write_text(json.dumps(found, indent=1) + "\n")
+            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+            (Path(workdir) / WRITTEN).write_text("".join(lines), encoding="utf-8")
             print("  ".join(f"{name} {value:.4f}" for name, value in found.items()))
         fitted.metrics.update(found)
-    if held and jax.process_count() == 1:
-        _show(config, o, tokenizer, held, variables)
+    elif held and jax.process_count() == 1:
+        rows = _some(config, o, tokenizer, held["heldout"], variables)
+    for row in rows[:SHOWN]:
+        print("\n" + "\n".join(f"--- {name} ---\n{text}" for name, text in row.items()))
     return fitted
 
 
@@ -59,8 +65,8 @@ def check(config) -> tuple[Plan, dict]:
 
 
 def open_parts(config):
-    """(options, tokenizer, stream, {part: its `batches` and, of pairs, `references`}); ValueError where they
-    don't fit."""
+    """(options, tokenizer, stream, {part: its `batches` and, of pairs, `texts` and `references`});
+    ValueError where they don't fit."""
     o = Options.of(config.model.to_dict())
     if o.kind != "encdec" or o.head != "lm":
         raise ValueError(
@@ -90,8 +96,9 @@ def _open_pairs(config, o):
         raise ValueError("the tokenizer has no end-of-text token, which ends sources and targets")
     pad = tokenizer.pad if tokenizer.pad >= 0 else tokenizer.eos
     truncate, parts = config.data.get("truncate", False), {}
+    lengths = config.length, config.data.get("target_length", 0) or config.length
     for part, sides_ in texts.items():
-        parts[part], cut = pairs.encode(sides_, tokenizer, config.length, pad, o.start, truncate)
+        parts[part], cut = pairs.encode(sides_, tokenizer, lengths, pad, o.start, truncate)
         if jax.process_index() == 0:
             note = f", {cut} texts cut" if cut else ""
             print(f"{part} {len(parts[part]):,} pairs{note}", flush=True)
@@ -104,7 +111,8 @@ def _open_pairs(config, o):
     held = {}
     for part in [name for name in pairs.PARTS[1:] if name in parts]:
         batches = parts[part].batches(config.batch, bounds, *rows)
-        held[part] = {"batches": batches, "references": parts[part].references}
+        own = {name: getattr(parts[part], name) for name in ("texts", "references")}
+        held[part] = {"batches": batches, **own}
     return tokenizer, stream, held
 
 
@@ -141,23 +149,28 @@ def make_task(config, o: Options, tokenizer, stream, held) -> Task:
     )  # fmt: skip
 
 
-def _evaluator(config, o, tokenizer, held):
+def _evaluator(config, o, tokenizer, held, keep=None):
     """`run(variables)` on a part: its loss and, where it has references, what is written for it.
 
-    Several processes measure the loss alone: a search is one process's.
+    `keep` is given for the test part, and gets the texts. Several processes measure the loss alone: a
+    search is one process's.
     """
     how = _how(config)
+    if keep and how["limit"] >= 0:
+        how["limit"] = how["test"]
     if "references" not in held or jax.process_count() > 1:
         how["limit"] = -1
     eos = (tokenizer.eos,) if tokenizer else ()
     data = {"references": (), **held, "eos": eos, "decode": tokenizer and tokenizer.decode}
-    return translate.build(build(o), data, how, loop.placer(config))
+    return translate.build(build(o), data, how, loop.placer(config), keep)
 
 
 def _how(config) -> dict:
-    """How evaluation searches: `config.decode`, the paper's by default; limit -1 does not."""
-    how = {"beams": 4, "alpha": 0.6, "rule": "gnmt", "limit": -1, **config.get("decode", {})}
-    return {name: how[name] for name in ("beams", "alpha", "rule", "limit")}
+    """How evaluation searches: `config.decode`, the paper's by default. While training it does for the
+    first `limit` held-out rows (0: all, -1: for no row ever), at the end for `test` of the test part's."""
+    how = {"beams": 4, "alpha": 0.6, "rule": "gnmt", "limit": -1, "test": 0}
+    given = config.get("decode", {})
+    return {name: given.get(name, usual) for name, usual in how.items()}
 
 
 def _flops(o: Options, batch) -> float:
@@ -167,16 +180,18 @@ def _flops(o: Options, batch) -> float:
     return source + rows * wide * meter.flops_per_token(o, wide)
 
 
-def _show(config, o, tokenizer, held, variables):
-    """A few sources, what is written for them, and the references, to read."""
-    part = held.get("test") or held["heldout"]
+def _some(config, o, tokenizer, part, variables) -> list:
+    """What is written for the part's first rows, as `_rows` has it; () if nothing is searched for."""
     how = _how(config)
     if "references" not in part or how["limit"] < 0:
-        return
+        return []
     batch = {name: x[:SHOWN] for name, x in part["batches"][0].items()}
     texts = translate.search(build(o), variables, [batch], tokenizer.decode, (tokenizer.eos,), how)
-    for ids, mask, ours, wanted in zip(
-        batch["tokens"], batch["mask"], texts, part["references"], strict=False
-    ):
-        source = tokenizer.decode(ids[mask > 0][:-1])
-        print(f"\n--- source ---\n{source}\n--- written ---\n{ours}\n--- reference ---\n{wanted}")
+    return _rows(part, texts)
+
+
+def _rows(part, texts) -> list:
+    """Sources, what was written for them, and the references."""
+    names = ("source", "written", "reference")
+    rows = zip(part["texts"], texts, part["references"], strict=False)
+    return [dict(zip(names, row, strict=True)) for row in rows]

@@ -121,20 +121,22 @@ def read_run(workdir: Path, tokens: int, score: str = BITS) -> dict:
     curve of what the log calls `score` (its name's end).
 
     The first logged step counts from the writing of run.json, which comes before the state is built
-    and the step compiled; every later one is the trainer's own `step_seconds`, which leaves
-    evaluations and saving out. ValueError if the run has no such score.
+    and the step compiled, and one that was compiled again from the line before it; every other one is
+    the trainer's own `step_seconds`, which leaves evaluations and saving out. ValueError if the run has
+    no such score.
     """
-    began = (workdir / provenance.NAME).stat().st_mtime
+    before = (workdir / provenance.NAME).stat().st_mtime
     seconds, done, times, curve = 0.0, 0, [], []
     for row in log.read(workdir):
         found = [value for name, value in row.items() if name.endswith(score)]
         if "loss" in row:
             fresh = int(row["step"]) - done
-            each = row.get("step_seconds", (row["time"] - began) / max(fresh, 1))
+            each = row.get("step_seconds", (row["time"] - before) / max(fresh, 1))
             seconds, done = seconds + each * fresh, int(row["step"])
             times += [each] * fresh
         elif found:
             curve.append([seconds, found[0]])
+        before = row["time"]
     if not curve:
         raise ValueError(f"{workdir} has no held-out {score}; does the config name a part for it?")
     return {

@@ -7,7 +7,8 @@ Each table is JSON, an object a line, as `train/data/tables.py` reads it:
 
     spam          text, label (spam, ham), group (near-duplicates share one)   from spam
     sections      text, label (Debian's section), group (source package)       from debian-*
-    synopses      text (a long description), target (its one line), part       from debian-*
+    synopses      text (a long description), target (its one line), part,      from debian-*
+                  name (part/package)
     en-de, en-fr  text (English), target (a volunteer's translation), part     from debian-translations
     squad         question, context, answers, title, group (the article)       from bigbench
 
@@ -67,10 +68,12 @@ def synopses(source: Path):
     packages = debian.packages(source)
     for entry in debian.distinct(source, "en"):
         if entry.name in packages and entry.paragraphs:
+            own = part(packages[entry.name].source)
             yield {
                 "text": "\n".join(entry.paragraphs),
                 "target": entry.line,
-                "part": part(packages[entry.name].source),
+                "part": own,
+                "name": f"{own}/{entry.name}",
             }
 
 

@@ -139,14 +139,15 @@ def test_our_runs_seconds_leave_evaluations_out(tmp_path):
         {"step": 10, "time": began + 9.0, "loss": 2.5, "step_seconds": 0.5},
         {"step": 10, "time": began + 99.0, "heldout/bits_per_character": 3.0},
         {"step": 20, "time": began + 109.0, "loss": 2.0, "step_seconds": 0.25},
-        {"step": 20, "time": began + 199.0, "heldout/bits_per_character": 2.5},
+        {"step": 21, "time": began + 112.0, "loss": 2.0},
+        {"step": 21, "time": began + 199.0, "heldout/bits_per_character": 2.5},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     found = sides.read_run(tmp_path, tokens=8)
-    assert found["seconds"] == pytest.approx(4.0 + 9 * 0.5 + 10 * 0.25, abs=1e-3)
+    assert found["seconds"] == pytest.approx(4.0 + 9 * 0.5 + 10 * 0.25 + 3.0, abs=1e-3)
     assert found["curve"] == [[pytest.approx(8.5, abs=1e-3), 3.0], [found["seconds"], 2.5]]
-    assert (found["steps"], found["tokens"], found["bits_per_character"]) == (20, 160, 2.5)
-    assert len(found["times"]) == 20 and found["times"][0] == pytest.approx(4.0, abs=1e-3)
+    assert (found["steps"], found["tokens"], found["bits_per_character"]) == (21, 168, 2.5)
+    assert len(found["times"]) == 21 and found["times"][0] == pytest.approx(4.0, abs=1e-3)
     (tmp_path / "metrics.jsonl").write_text(json.dumps(rows[0]) + "\n")
     with pytest.raises(ValueError, match="held-out"):
         sides.read_run(tmp_path, tokens=8)

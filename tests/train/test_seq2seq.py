@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from eval import translate
 from models import families
 from models.build import build, shapes
 from models.interop import tensors
@@ -123,6 +124,11 @@ def test_a_run_learns_averages_and_writes(tmp_path):
     assert found["test/loss"] < 3.5 and found["test/chrf"] >= 0
     assert {"test/bleu", "test/rougeL", "test/exact"} <= set(found)
     assert fitted.metrics["test/loss"] == found["test/loss"]
+    written = [json.loads(line) for line in (tmp_path / seq2seq.WRITTEN).read_text().splitlines()]
+    assert len(written) == 500 and set(written[0]) == {"source", "written", "reference"}
+    assert all(row["source"] == row["reference"] for row in written)
+    scored = translate.scores([r["written"] for r in written], [r["reference"] for r in written])
+    assert scored["chrf"] == pytest.approx(found["test/chrf"])
     kept = [checkpoint.load_params(folder)[0] for folder in checkpoint.folders(tmp_path)]
     assert len(kept) == 2
     mean = forms.flat(jax.tree.map(lambda a, b: (a + b) / 2, *kept))

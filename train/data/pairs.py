@@ -4,6 +4,7 @@
 `toy:copy`, `toy:reverse`, `toy:sort`) and its columns `text` and `target`. A part is whole groups of
 rows, by the column `group`: `heldout` names those that are evaluated, `test` those that are scored
 once at the end, all others are trained on. `prefix` is put before each source (Raffel et al. 2020).
+Sides are at most `config.length` tokens long, targets `target_length` where that is given.
 """
 
 import dataclasses
@@ -21,13 +22,15 @@ PARTS = ("train", "heldout", "test")
 
 @dataclasses.dataclass
 class Pairs:
-    """Token rows of both sides, EOS included, and the texts of the targets."""
+    """Token rows of both sides, EOS included, and their texts; targets have at most `wide` tokens."""
 
     sources: list
     targets: list
+    texts: list
     references: list
     pad: int
     start: int
+    wide: int
 
     def __len__(self):
         return len(self.sources)
@@ -38,10 +41,11 @@ class Pairs:
         return np.asarray([max(map(len, pair)) for pair in sides], np.int64)
 
     def batch(self, numbers, length: int) -> dict:
-        """tokens, mask, decoder_tokens, targets int32 and weights float32, all [n, length]."""
+        """tokens and mask int32 [n, length]; decoder_tokens and targets int32, weights float32 [n, wide],
+        where wide is no more than the targets' limit."""
         return frame(
             [self.sources[n] for n in numbers], [self.targets[n] for n in numbers],
-            (length, length), self.pad, self.start,
+            (length, min(length, self.wide)), self.pad, self.start,
         )  # fmt: skip
 
     def batches(self, size: int, buckets, process=0, processes=1) -> list:
@@ -108,19 +112,23 @@ def open_texts(config) -> dict:
     return {part: (take(sources, part), take(targets, part)) for part in PARTS if rows[part]}
 
 
-def encode(texts, tokenizer, length: int, pad: int, start: int, truncate: bool) -> tuple:
-    """(Pairs, how many texts were cut); ValueError counts those that do not fit, unless `truncate`."""
+def encode(texts, tokenizer, lengths, pad: int, start: int, truncate: bool) -> tuple:
+    """(Pairs, how many texts were cut) of texts of (sources, targets) and the sides' longest `lengths`.
+
+    ValueError counts those that do not fit, unless `truncate`.
+    """
     end, sides, long = np.int32([tokenizer.eos]), [], 0
-    for side in texts:
+    for side, length in zip(texts, lengths, strict=True):
         rows = tokenizer.encode_batch(side, special=False)
         long += sum(len(ids) >= length for ids in rows)
         sides.append([np.concatenate([ids[: length - 1], end]) for ids in rows])
     if long and not truncate:
+        other = "" if lengths[0] == lengths[1] else f" or config.data.target_length={lengths[1]}"
         raise ValueError(
-            f"{long} texts do not fit config.length={length} with their end\n"
+            f"{long} texts do not fit config.length={lengths[0]}{other} with their end\n"
             "use a longer length, or --config.data.truncate=true to cut them"
         )
-    return Pairs(*sides, list(texts[1]), pad, start), long
+    return Pairs(*sides, list(texts[0]), list(texts[1]), pad, start, lengths[1]), long
 
 
 def buckets(length: int, least: int = 8) -> np.ndarray:

@@ -17,7 +17,8 @@ def made(lengths):
     rows = [
         np.asarray([n, *range(100, 100 + size - 2), 1], np.int32) for n, size in enumerate(lengths)
     ]
-    return pairs.Pairs(rows, [row[-2:] for row in rows], [str(n) for n in range(len(rows))], 0, 2)
+    texts = [str(n) for n in range(len(rows))]
+    return pairs.Pairs(rows, [row[-2:] for row in rows], texts, texts, 0, 2, max(lengths))
 
 
 def test_parts_are_whole_books_of_the_verse_pairs():
@@ -52,10 +53,25 @@ def test_long_texts_are_counted_or_cut():
     bytes_.eos = 0
     texts = (["abcdef", "ab"], ["x", "yzyzyzyz"])
     with pytest.raises(ValueError, match="2 texts do not fit config.length=5"):
-        pairs.encode(texts, bytes_, 5, 0, 0, False)
-    rows, cut = pairs.encode(texts, bytes_, 5, 0, 0, True)
+        pairs.encode(texts, bytes_, (5, 5), 0, 0, False)
+    rows, cut = pairs.encode(texts, bytes_, (5, 5), 0, 0, True)
     assert cut == 2 and rows.sources[0].tolist() == [*b"abcd", 0]
     assert rows.targets[1].tolist() == [*b"yzyz", 0]
+
+
+def test_targets_with_a_length_of_their_own_make_narrow_batches():
+    bytes_ = tokenizer.named("byte")
+    bytes_.eos = 0
+    texts = (["abcdef", "ab"], ["x", "yzyzyzyz"])
+    with pytest.raises(
+        ValueError, match="1 texts do not fit config.length=16 or config.data.target_"
+    ):
+        pairs.encode(texts, bytes_, (16, 4), 0, 0, False)
+    rows, cut = pairs.encode(texts, bytes_, (16, 4), 0, 0, True)
+    assert cut == 1 and rows.targets[1].tolist() == [*b"yzy", 0] and rows.references == texts[1]
+    (batch,) = rows.batches(2, pairs.buckets(16))
+    assert batch["tokens"].shape == (2, 8) and batch["targets"].shape == (2, 4)
+    assert batch["decoder_tokens"][1].tolist() == [0, *b"yzy"]
 
 
 def test_the_decoder_reads_the_target_one_behind_and_padding_counts_nothing():
