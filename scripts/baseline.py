@@ -150,7 +150,11 @@ def copied(settings, part: str) -> dict:
         raise ValueError(f"config.data names no rows for {part}; parts: {', '.join(found)}")
     sources, targets = found[part]
     prefix = settings.data.get("prefix", "")
-    sources = [text.removeprefix(prefix) for text in sources]
+    return restated([text.removeprefix(prefix) for text in sources], targets)
+
+
+def restated(sources, targets) -> dict:
+    """{method: metrics} of sources, and of their first sentences, taken for the targets."""
     first = [SENTENCE.split(text.strip())[0].replace("\n", " ") for text in sources]
     return {
         "the source": translate.scores(sources, targets),

@@ -1,6 +1,5 @@
 """The report of `scripts.compare`: what the runs say, as figures, a table and a page."""
 
-import base64
 import html
 import statistics
 from pathlib import Path
@@ -9,20 +8,10 @@ import jax
 
 from models.build import count
 from models.options import Options
+from scripts import page
 from scripts.compare import figures
 from train import vision
 from train.core import check, log
-
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>
-body{{font:16px/1.55 system-ui,sans-serif;max-width:920px;margin:40px auto;padding:0 20px;color:#1f2937}}
-h1{{font-size:30px;line-height:1.2;margin-bottom:6px}}h2{{margin-top:44px;font-size:21px}}
-.lead{{font-size:18px;color:#4b5563}}img{{width:100%;margin:12px 0}}
-table{{border-collapse:collapse;width:100%;font-size:14px}}td,th{{padding:6px 8px;text-align:right;
-border-bottom:1px solid #e5e7eb}}td:first-child,th:first-child{{text-align:left}}
-th{{color:#6b7280;font-weight:600}}tr.best td{{font-weight:600}}code{{background:#f3f4f6;padding:1px 5px;
-border-radius:4px}}li{{margin:6px 0}}footer{{margin:50px 0 20px;color:#6b7280;font-size:13px}}
-</style><h1>{title}</h1><p class="lead">{lead}</p>{body}<footer>{foot}</footer></html>
-"""
 
 
 def write(runs, out) -> Path:
@@ -30,9 +19,7 @@ def write(runs, out) -> Path:
     out = Path(out)
     made = _norms(runs, out) if any("norm" in dict(run.point) for run in runs) else _grid(runs, out)
     title, lead, body, foot = made
-    page = PAGE.format(title=title, lead=lead, body="\n".join(body), foot=foot)
-    (out / "report.html").write_text(page, encoding="utf-8")
-    return out / "report.html"
+    return page.write(out / "report.html", title, lead, body, foot)
 
 
 def by(runs, *fields) -> dict:
@@ -165,10 +152,10 @@ def _grid(runs, out):
     heads = ("Labels", "Operations", "Costs", "Ingredients")
     names = ("labels.png", "compute.png", "costs.png", "gains.png")
     body = [
-        f"<h2>{heads[names.index(p.name)]}</h2>{image(p, heads[names.index(p.name)])}"
+        f"<h2>{heads[names.index(p.name)]}</h2>{page.image(p, heads[names.index(p.name)])}"
         for p in pictures
     ]
-    body.insert(1, _html(rows))
+    body.insert(1, page.table(rows, best=0))
     lines = "".join(f"<li>{line}</li>" for line in said(found, cost, pairs))
     body.append(f"<h2>What the numbers say</h2><ul>{lines}</ul>")
     lead = (
@@ -258,23 +245,8 @@ def _norms(runs, out):
         "each. Batch norm is evaluated with its running statistics, so the gap between pictures that were "
         "trained on and test pictures holds what these cost."
     )
-    body = [image(picture, "norms"), _html(rows)]
+    body = [page.image(picture, "norms"), page.table(rows, best=0)]
     return "Batch or layer norm?", lead, body, _foot(runs, "python -m scripts.compare norms")
-
-
-def image(path: Path, words: str) -> str:
-    """An <img> with the picture inside, so that the page is one file."""
-    raw = base64.b64encode(Path(path).read_bytes()).decode()
-    return f'<img alt="{html.escape(words)}" src="data:image/png;base64,{raw}">'
-
-
-def _html(rows) -> str:
-    cells = lambda row, tag: "".join(f"<{tag}>{html.escape(x)}</{tag}>" for x in row)
-    body = "".join(
-        f"<tr{' class=best' if n == 0 else ''}>{cells(row, 'td')}</tr>"
-        for n, row in enumerate(rows[1:])
-    )
-    return f"<table><tr>{cells(rows[0], 'th')}</tr>{body}</table>"
 
 
 def _tsv(rows, out):

@@ -1,12 +1,12 @@
 """The demo's report: means with their errors, every seed, gold and proxy against sqrt(KL), answers."""
 
-import base64
 import html
-import io
 import json
 from pathlib import Path
 
 import numpy as np
+
+from scripts import page
 
 COLUMNS = (
     "reward_accuracy", "reward_gold", "labeller_gold", "gold_before", "gold_after", "proxy_after", "kl",
@@ -14,11 +14,6 @@ COLUMNS = (
 )  # fmt: skip
 CELL = ("arm", "labels", "beta", "control", "seed")
 INTERVALS = ("win", "win_equal_length")
-STYLE = (
-    "body{font:15px/1.5 system-ui;margin:2rem auto;max-width:80rem;padding:0 1rem}"
-    "td,th{padding:.2rem .5rem;text-align:left;border-bottom:1px solid #8884;font-variant-numeric:tabular-nums}"
-    "table{border-collapse:collapse}img{max-width:100%}.wide{overflow-x:auto}"
-)
 WORDS = (
     "Gold is the judge's score, which neither reward model nor policy saw; proxy is the reward model's, in "
     "deviations of its scores of the fine-tuned model's answers. KL is from the fine-tuned model, in nats a "
@@ -39,14 +34,9 @@ def report(out, rows) -> Path:
     groups = {}
     for row in rows:
         groups.setdefault((row["arm"], row["labels"], row["beta"], row["control"]), []).append(row)
-    page = (
-        "<!doctype html><html lang=en><meta charset=utf-8><title>Reviews on request</title>"
-        f"<style>{STYLE}</style><h1>Reviews on request</h1><p>{WORDS}</p>{figures(out, rows)}"
-        f"<h2>Cells</h2>{_means(groups)}{_seeds(rows)}{_examples(groups)}</html>\n"
-    )
-    path = out / "report.html"
-    path.write_text(page, encoding="utf-8")
-    return path
+    body = [figures(out, rows), "<h2>Cells</h2>", _means(groups), _seeds(rows), _examples(groups)]
+    foot = "Made by <code>python -m scripts.instruct</code>."
+    return page.write(out / "report.html", "Reviews on request", WORDS, body, foot, width=1280)
 
 
 def title(arm, labels, beta, control) -> str:
@@ -57,12 +47,7 @@ def title(arm, labels, beta, control) -> str:
 
 
 def _table(head, lines) -> str:
-    names = "".join(f"<th>{html.escape(str(name).replace('_', ' '))}</th>" for name in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in line) + "</tr>"
-        for line in lines
-    )
-    return f"<div class=wide><table><tr>{names}</tr>{body}</table></div>"
+    return page.table([[str(name).replace("_", " ") for name in head], *lines], text=True)
 
 
 def _means(groups) -> str:
@@ -117,11 +102,9 @@ def figures(out, rows) -> str:
         figure = Figure(dpi=110, layout="constrained")
         FigureCanvasAgg(figure)
         if draw(figure, rows):
-            held = io.BytesIO()
-            figure.savefig(held, format="png")
-            (out / f"{draw.__name__[1:]}.png").write_bytes(held.getvalue())
-            data = base64.b64encode(held.getvalue()).decode()
-            parts.append(f'<img alt="{words}" src="data:image/png;base64,{data}">')
+            path = out / f"{draw.__name__[1:]}.png"
+            figure.savefig(path)
+            parts.append(page.image(path, words))
     return "".join(parts)
 
 

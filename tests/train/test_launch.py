@@ -13,6 +13,7 @@ import pytest
 
 from train import __main__ as command
 from train.core import check, errors, launch
+from train.data import tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -210,6 +211,15 @@ def test_check_says_what_a_run_needs_without_training(capsys, monkeypatch, tmp_p
     monkeypatch.setattr(check, "memory_limit", lambda: 1 << 20)
     status, out, _ = call(capsys, *argv)
     assert status == 1 and "of 1.0 MiB available: NOT ENOUGH" in out
+
+
+def test_a_first_row_with_ids_beyond_the_tokenizer_is_shown():
+    """T5's sentinels and BART's mask follow the vocabulary."""
+    known = tokenizer.named("byte")
+    assets = lambda folder: known.save(folder / "tokenizer")
+    row = np.asarray([[*b"To ", known.vocab + 99, *b" not to", known.vocab]])
+    text = check.beginning({"tokens": row}, types.SimpleNamespace(assets=assets))
+    assert text == f"To <{known.vocab + 99}> not to<{known.vocab}>"
 
 
 def test_the_compiled_estimate_grows_with_the_batch():

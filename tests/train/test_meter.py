@@ -51,9 +51,14 @@ def test_rates_leave_out_what_is_paused():
         now[0] += 1.0
     with m.paused():
         now[0] += 100.0
-    assert m.read() == {"tokens_per_second": 10.0, "step_seconds": 1.0, "mfu": 0.5}
+    assert m.read() == {
+        "tokens_per_second": 10.0,
+        "step_seconds": 1.0,
+        "step_flops": 50.0,
+        "mfu": 0.5,
+    }
     assert m.read() == {}, "nothing was counted since"
     m = meter.Meter(peak=0.0, clock=lambda: now[0])
     m.add(10, 50.0)
     now[0] += 2.0
-    assert m.read() == {"tokens_per_second": 5.0, "step_seconds": 2.0}
+    assert m.read() == {"tokens_per_second": 5.0, "step_seconds": 2.0, "step_flops": 50.0}

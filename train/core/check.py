@@ -3,6 +3,7 @@
 What a run needs of memory and disk is said against what the machine has, part by part.
 """
 
+import itertools
 import math
 import os
 import shutil
@@ -203,8 +204,11 @@ def beginning(batch, task) -> str:
         saved = Path(folder) / "tokenizer"
         if not saved.exists():
             return ""
-        row = np.asarray(batch["tokens"])[0][:_SHOWN]
-        return Tokenizer.load(saved).decode(row)[:_SHOWN]
+        known = Tokenizer.load(saved)
+        row = np.asarray(batch["tokens"])[0][:_SHOWN].tolist()
+        spelt = lambda ids: "".join(f"<{i}>" for i in ids)  # T5's sentinels, BART's mask
+        runs = itertools.groupby(row, lambda i: 0 <= i < known.vocab)
+        return "".join(known.decode([*ids]) if ours else spelt(ids) for ours, ids in runs)[:_SHOWN]
 
 
 def _narrow(dtype):

@@ -108,9 +108,9 @@ class Meter:
             self.start += self.clock() - before
 
     def read(self) -> dict[str, float]:
-        """`tokens_per_second` (or another unit), `step_seconds` and `mfu`, since the last reading.
+        """`tokens_per_second` (or another unit), `step_seconds`, `step_flops` and `mfu` since the last reading.
 
-        The latter only where a peak is known.
+        The last two where a step's operations are known, and `mfu` only where the peak is as well.
         """
         seconds = self.clock() - self.start
         rates = {}
@@ -119,6 +119,8 @@ class Meter:
                 f"{self.unit}_per_second": self.tokens / seconds,
                 "step_seconds": seconds / self.steps,
             }
+            if self.flops:
+                rates["step_flops"] = self.flops / self.steps
             if self.flops and self.peak:
                 rates["mfu"] = self.flops / seconds / self.peak
         self.reset()
