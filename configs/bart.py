@@ -99,7 +99,7 @@ def _little(config, variant):
             heldout=("heldout",), test=("test",), prefix="", tokenizer="bpe:8192",
             tokens=4096, least=32, target_length=32, truncate=True,
         )  # fmt: skip
-        config.decode = dict(beams=4, alpha=0.6, rule="gnmt", limit=200)
+        config.decode = dict(beams=4, alpha=0.6, rule="gnmt", limit=200, test=0)
         config.init = dict(checkpoint="")
     config.optim = dict(
         name="adamw", lr=1e-3, schedule="cosine", warmup=100, end=0.0, b2=0.98, weight_decay=0.01

@@ -42,7 +42,7 @@ def get_config(variant="tiny"):
                 least=16,
             ),
             optim=dict(name="adamw", lr=2e-3, schedule="cosine", warmup=100, end=0.0, b2=0.98),
-            decode=dict(beams=1, alpha=0.6, rule="gnmt", limit=0),
+            decode=dict(beams=1, alpha=0.6, rule="gnmt", limit=0, test=0),
             checkpoint=dict(keep=1),
             log=dict(every=50),
         )
