@@ -11,9 +11,8 @@
 `:tiny`: two CPU cores, about a minute, embedded verse pairs from the King James to the World English
 Bible, two books held out; no published number, and copying the source is strong here.
 `:kjv`, `:en-de`, `:en-fr`: for two cores: those verses with seven books held out, three layers of 256, and
-Debian's descriptions of packages, split by package, two layers of 128, whose step is a quarter of that and
-which see eleven times the pairs in ten minutes (`scripts.bench translate` trains torch's module for the same
-minutes). No published number.
+Debian's descriptions of packages, split by package, two layers of 128 (`scripts.bench translate` trains
+torch's module for the same minutes). No published number.
 `:base`, `:big`: 8 accelerators. Put WMT 2014 English-German at data/wmt14_ende.tsv first, with the
 columns `set` (newstest2013 and newstest2014 are held out), `en` and `de`. Expected, as the paper
 tokenises: BLEU 27.3 and 28.4 on newstest2014 (table 2), 25.8 on newstest2013 for base (table 3).
