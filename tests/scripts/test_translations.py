@@ -13,16 +13,20 @@ from train.core.config import complete
 pytest.importorskip("matplotlib")
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run of a few steps that is tested on twenty held-out rows, in batches."""
+def trained(folder, **decode):
+    """A run of a few steps, tested on held-out rows."""
     config = complete(ConfigDict(CONFIG))
-    config.update(steps=4, average=0)
+    config.update(steps=4, average=0, length=24)
     config.data.update(test=("heldout",), heldout=(), prefix="copy: ")
-    config.length, config.decode.test = 24, 20
-    folder = tmp_path_factory.mktemp("runs") / "toy"
+    config.decode.update(decode)
     seq2seq.run(config, folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Tested on twenty rows, in batches."""
+    return trained(tmp_path_factory.mktemp("runs") / "toy", test=20)
 
 
 def test_the_page_has_scores_examples_and_maps(run, tmp_path, capsys):
@@ -41,6 +45,12 @@ def test_the_page_has_scores_examples_and_maps(run, tmp_path, capsys):
         f"<td>{r['reference']}</td>" in page for r in shown
     )
     assert 1 <= page.count("data:image/png") <= 3
+
+
+def test_a_run_that_never_searches_wrote_nothing(tmp_path):
+    with pytest.raises(ValueError, match="wrote nothing: config.decode.limit is -1"):
+        translations.write([trained(tmp_path / "a", limit=-1)], tmp_path / "page.html", 5)
+    assert "test/bleu" not in (tmp_path / "a" / seq2seq.RESULTS).read_text()
 
 
 def test_examples_are_spread_evenly():
