@@ -83,8 +83,9 @@ def text(o, variables, tokenizer, source: str, target: str, which: str) -> tuple
     weights = found["encoder"]["attn"] if which == "encoder" else None
     if weights is None:
         weights = found["decoder"]["cross" if which == "cross" else "attn"]
-    sides = ids if which == "encoder" else mine, mine if which == "decoder" else ids
-    return np.asarray(weights)[:, 0], *map(name, sides)
+    ours, theirs = ["(start)", *name(mine[1:])], name(ids)
+    down, along = theirs if which == "encoder" else ours, ours if which == "decoder" else theirs
+    return np.asarray(weights)[:, 0], down, along
 
 
 def _shown(token: str, number: int) -> str:
