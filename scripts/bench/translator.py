@@ -42,13 +42,13 @@ class Translator(nn.Module):
         x = self.table(tokens) * math.sqrt(self.width)
         return self.drop(x + self.waves[: tokens.shape[1]])
 
-    def decode(self, tokens, memory, padding):
+    def decode(self, tokens, memory, padding, last=False):
         ahead = nn.Transformer.generate_square_subsequent_mask(tokens.shape[1])
         x = self.core.decoder(
             self.embed(tokens), memory, tgt_mask=ahead, tgt_is_causal=True,
             memory_key_padding_mask=padding,
         )  # fmt: skip
-        return F.linear(x, self.table.weight)
+        return F.linear(x[:, -1:] if last else x, self.table.weight)
 
     def forward(self, batch):
         padding = batch["mask"] == 0
@@ -64,7 +64,7 @@ class Translator(nn.Module):
         ended = torch.zeros(len(memory), dtype=torch.bool)
         most = min(batch["tokens"].shape[1] + extra, len(self.waves) - 1)
         while made.shape[1] <= most and not ended.all():
-            found = self.decode(made, memory, padding)[:, -1].argmax(-1)
+            found = self.decode(made, memory, padding, last=True)[:, 0].argmax(-1)
             made = torch.cat([made, torch.where(ended, eos, found)[:, None]], 1)
             ended |= found == eos
         rows = [ids[1:].tolist() for ids, real in zip(made, batch["rows"], strict=True) if real]
