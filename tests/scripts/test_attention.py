@@ -57,7 +57,11 @@ def test_both_sides_of_a_translation_are_named(tmp_path):
     found, rows, columns = attention.text(o, variables, letters, "abc", "defgh", "cross")
     assert found.shape == (o.layers, o.heads, len(rows), len(columns))
     np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
-    assert columns[:3] == ["a", "b", "c"] and rows[0] == "(start)" and rows[1:] == ["d", "e", "f", "g", "h"]
+    assert (
+        columns[:3] == ["a", "b", "c"]
+        and rows[0] == "(start)"
+        and rows[1:] == ["d", "e", "f", "g", "h"]
+    )
     own = attention.text(o, variables, letters, "abc", "defgh", "decoder")
     assert np.triu(own[0][0, 0], 1).max() == 0 and own[1] == own[2] == rows
     out = tmp_path / "maps.png"
