@@ -21,7 +21,7 @@ def get_config(variant="tiny"):
         dict(
             loop="seq2seq",
             seed=0,
-            steps=1500,
+            steps=2000 if task == "sort" else 1500,
             batch=100,
             length=16,
             smoothing=0.0,
