@@ -23,7 +23,8 @@ def made():
     variables = jax.jit(model.init)(jax.random.key(0), example(model.o))
     draw = np.random.default_rng(0)
     rows = [[*draw.integers(1, 30, 4), 0] for _ in range(5)]
-    kept = pairs.Pairs(rows, rows[::-1], [" ".join(map(str, r[:-1])) for r in rows[::-1]], 0, 0)
+    words = [" ".join(map(str, r[:-1])) for r in rows]
+    kept = pairs.Pairs(rows, rows[::-1], words, words[::-1], 0, 0, 8)
     data = {
         "batches": kept.batches(2, pairs.buckets(8)),
         "references": kept.references,

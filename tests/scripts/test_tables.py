@@ -126,7 +126,9 @@ def test_the_command_writes_a_table_once_whole(tmp_path, debian, capsys):
     first = out.read_bytes()
     prepare.main(["table", "synopses", "--source", str(debian), "--out", str(out)])
     assert out.read_bytes() == first and not list(out.parent.glob("*.partial"))
-    assert read(str(out)).columns == ("text", "target", "part")
+    table = read(str(out))
+    assert table.columns == ("text", "target", "part", "name")
+    assert all(row["name"].startswith(f"{row['part']}/") for row in table.rows)
 
 
 @pytest.mark.parametrize(
