@@ -51,6 +51,8 @@ def best_lr(rows: list, side: str) -> float:
     found = of(rows, side)
     if not found:
         raise ValueError(f"no runs of {side!r}")
+    if len({row["lr"] for row in found}) == 1:
+        return found[0]["lr"]
     tuning = [row for row in found if row["seed"] == found[0]["seed"]]
     return min(tuning, key=lambda row: row["bits_per_character"])["lr"]
 
@@ -137,11 +139,17 @@ def verdicts(rows: list, minutes: float, margin=0.02, slack=0.05) -> list:
     return lines
 
 
-def plot(rows: list, path, title="") -> Path:
-    """Draws bits per character against wall minutes of training: a line a side, its seeds behind.
+def plot(rows: list, path, title="", what="bits per character, held-out works", said=None) -> Path:
+    """Draws the curves against wall minutes of training: a line a side, its seeds behind.
 
-    ValueError says how to install matplotlib where it is missing.
+    `what` is on the curves; `said(runs)` is put behind a side's name in the legend, by default its
+    rate and bits per character. ValueError says how to install matplotlib where it is missing.
     """
+    said = said or (
+        lambda runs: (
+            f", lr {runs[0]['lr']:g}: {statistics.fmean(r['bits_per_character'] for r in runs):.3f}"
+        )
+    )
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -165,9 +173,9 @@ def plot(rows: list, path, title="") -> Path:
             color=color,
             marker="o",
             markersize=3,
-            label=f"{side}, lr {runs[0]['lr']:g}: {summary(rows, side)['bits']:.3f}",
+            label=side + said(runs),
         )
-    axes.set(xlabel="wall minutes of training", ylabel="bits per character, held-out works")
+    axes.set(xlabel="wall minutes of training", ylabel=what)
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -29,7 +29,7 @@ def arguments(parser):
 
 
 def run(args) -> int:
-    """Runs what is missing and writes runs.jsonl and report.md into `--out`."""
+    """Runs what is missing and writes runs.jsonl, report.md and curves.png into `--out`."""
     from scripts.bench.translate_sides import Ours, Shared, Torch
 
     out = Path(args.out)
@@ -40,9 +40,12 @@ def run(args) -> int:
     for seed in args.seeds:
         for lane in lanes:
             lane.once(out, args.lrs[0], seed)
-    page = table(args, finished(out, lanes))
+    rows = finished(out, lanes)
+    page = table(args, rows)
     (out / "report.md").write_text(page + "\n")
-    print(f"{page}\nwritten: {out}/report.md, runs.jsonl")
+    bleu = lambda runs: f": BLEU {statistics.fmean(run['bleu'] for run in runs):.2f}"
+    report.plot(rows, out / "curves.png", "", "nats a target token, held-out pairs", bleu)
+    print(f"{page}\nwritten: {out}/report.md, curves.png, runs.jsonl")
     return 0
 
 
