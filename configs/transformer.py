@@ -104,6 +104,7 @@ def _small(config, variant):
         config.data.update(
             VERSES, heldout=("Ruth", "Philemon"), test=("Jonah", "Amos", "James", "Titus", "Jude")
         )
+        config.optim.update(lr=1e-3, warmup=300)
     else:
         config.steps = 2000
         config.model.update(vocab=4096, layers=2, width=128, ff=512)
@@ -111,8 +112,6 @@ def _small(config, variant):
             train=f"data/{variant}.jsonl.gz", text="text", target="target", group="part",
             heldout=("heldout",), test=("test",), tokenizer="bpe:4096", least=32,
         )  # fmt: skip
-    config.optim.update(lr=1e-3, warmup=300)
-    if variant != "kjv":
         config.optim.update(lr=2e-3, warmup=200)
     config.decode.limit = 200
     config.eval.every = 500

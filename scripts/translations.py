@@ -23,6 +23,10 @@ from train.core.errors import Parser, cleanly
 
 SHOWN = ("bleu", "chrf", "rouge1", "rouge2", "rougeL", "exact")
 LONGEST = 24  # words of a sentence whose map is still read
+MAPS = (
+    "<h2>Where the decoder looks</h2><p>The last layer's cross-attention, a panel a head: each row is a "
+    "token that the decoder reads, each column one of the source.</p>"
+)
 
 
 def written(run) -> list:
@@ -92,13 +96,7 @@ def write(names, out, examples: int) -> list:
     body.append(page.table([list(chosen[0]), *(list(row.values()) for row in chosen)], text=True))
     with tempfile.TemporaryDirectory() as folder:
         pictures = maps(first, chosen, folder, record["config"].data.get("prefix", ""))
-        body.append(
-            "<h2>Where the decoder looks</h2><p>The last layer's cross-attention, a panel a"
-        )
-        body.append(
-            "head: each row is a token that the decoder reads, each column one of the source.</p>"
-        )
-        body += [page.image(path, "cross-attention") for path in pictures]
+        body += [MAPS, *(page.image(path, "cross-attention") for path in pictures)]
     lead = (
         f"{len(rows):,} test pairs. “The source” is copied as it is; “its first sentence” is cut off "
         "behind the first full stop. No test pair was trained on."

@@ -181,7 +181,7 @@ def _flops(o: Options, batch) -> float:
 
 
 def _some(config, o, tokenizer, part, variables) -> list:
-    """What is written for the part's first rows, as `_rows` has it; () if nothing is searched for."""
+    """What is written for the part's first rows, as `_rows` has it; [] if nothing is searched for."""
     how = _how(config)
     if "references" not in part or how["limit"] < 0:
         return []
