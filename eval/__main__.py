@@ -22,6 +22,7 @@ from rich.table import Table
 from eval import perplexity
 from models.build import count
 from scripts import convert, sample
+from train.core import pages
 from train.core.errors import cleanly, nearest
 from train.data import sources, text
 
@@ -88,4 +89,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    pages.restart()
     sys.exit(cleanly(main)())

@@ -57,8 +57,8 @@ class Attention(nn.Module):
 
     `layer` holds `index` and, with dropout, `key`, and, if the pattern alternates under a scan,
     `kind`; `ctx` the shared `mask`, `rotary`, `bias`, `maps` (its presence asks for the weights) and
-    `index`, the cache slot to write. `memory` is this layer's {'k','v'} cache [B,S,G,K], or the
-    stacked one of all layers [L,B,S,G,K], which is written in place at `layer['index']`.
+    `index`, the cache slot to write. `memory` is this layer's {'k','v'} cache [B,G,S,K], or the
+    stacked one of all layers [L,B,G,S,K], which is written in place at `layer['index']`.
 
     Of kind "cross" it takes keys and values from `ctx['encoded']` [B,S,D] under
     `ctx['encoded_mask']`; its memory is written then, and read where `encoded` is not given. Of n
@@ -182,21 +182,21 @@ def _by_row(weights, time: int):
 def _recall(memory, layer):
     """This layer's keys and values [B,S,G,K], of its own memory or the stacked one."""
     if memory["k"].ndim == 4:
-        return memory["k"], memory["v"]
-    take = lambda whole: jax.lax.dynamic_index_in_dim(whole, layer, 0, keepdims=False)
-    return take(memory["k"]), take(memory["v"])
+        own = memory["k"], memory["v"]
+    else:
+        take = lambda whole: jax.lax.dynamic_index_in_dim(whole, layer, 0, keepdims=False)
+        own = take(memory["k"]), take(memory["v"])
+    return tuple(x.swapaxes(1, 2) for x in own)
 
 
 def _remember(memory, k, v, layer, slot):
     """Writes k and v [B,T,G,K] at `slot` of this layer; returns (memory, all keys, all values)."""
-    new, whole = {}, []
+    new = {}
     for name, value in (("k", k), ("v", v)):
         old = memory[name]
-        value = value.astype(old.dtype)
+        value = value.astype(old.dtype).swapaxes(1, 2)
         if old.ndim == 4:
-            new[name] = jax.lax.dynamic_update_slice(old, value, (0, slot, 0, 0))
-            whole.append(new[name])
+            new[name] = jax.lax.dynamic_update_slice(old, value, (0, 0, slot, 0))
         else:
-            new[name] = jax.lax.dynamic_update_slice(old, value[None], (layer, 0, slot, 0, 0))
-            whole.append(jax.lax.dynamic_index_in_dim(new[name], layer, 0, keepdims=False))
-    return new, *whole
+            new[name] = jax.lax.dynamic_update_slice(old, value[None], (layer, 0, 0, slot, 0))
+    return new, *_recall(new, layer)

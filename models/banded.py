@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from models.dropout import drop, site
-from models.gradients import add_bias, product
+from models.gradients import add_bias
 from models.masks import Globals, Mask
 from models.options import Options
+from models.products import product
 
 NEVER = -1e30
 CHUNK = 64  # queries in a chunk, the least

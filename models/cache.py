@@ -1,8 +1,9 @@
 """The keys and values of what was read so far: a plain pytree that a decoding loop carries.
 
-`k`, `v`: a tuple of L arrays [B,S,G,K], or one array [L,B,S,G,K] for a scanned model; `valid` [B,S];
-`position` [B], the next token's; `index`, the next slot to write. Prompts are left-padded, so one
-index serves all rows. A step writes in place if the loop donates or carries it.
+`k`, `v`: a tuple of L arrays [B,G,S,K], in the order of the products that read them, or one array
+[L,B,G,S,K] for a scanned model; `valid` [B,S]; `position` [B], the next token's; `index`, the next slot
+to write. Prompts are left-padded, so one index serves all rows. A step writes in place if the loop
+donates or carries it.
 """
 
 import jax
@@ -19,7 +20,7 @@ def init(o: Options, batch: int, slots: int, dtype=jnp.float32, source: int = 0)
     """
 
     def empty(length):
-        shape = (batch, length, o.groups, o.size)
+        shape = (batch, o.groups, length, o.size)
         if o.scan:
             return jnp.zeros((o.depth, *shape), dtype)
         return tuple(jnp.zeros(shape, dtype) for _ in range(o.depth))

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from models.activations import ACTIVATIONS
 from models.depthwise import depthwise
 from models.dropout import drop_rows
-from models.gradients import product
 from models.layers import Norm, normal
 from models.options import Options
+from models.products import product
 
 
 def pads(rule: str, size: int, kernel: int, stride: int) -> tuple:

@@ -13,9 +13,10 @@ from models.activations import ACTIVATIONS
 from models.convnet import ConvNet, Stages
 from models.convnets import rounded
 from models.convolution import Unit, deviation, drop_path
-from models.gradients import add_bias, product
+from models.gradients import add_bias
 from models.layers import normal
 from models.options import Options
+from models.products import product
 
 
 def inner(o: Options, inputs: int, stage: int) -> int:

@@ -16,9 +16,11 @@ import numpy as np
 
 from models import beam, prompts, sampling
 from models import cache as caches
+from models.products import TURNED, few
 from models.settings import Settings
 from models.transformer import unstack
 
+STEPS = 8  # new tokens from which on turning the kernels pays
 WAITING = ("encoded", "encoded_mask")  # what a cache holds of a source before the first step
 
 
@@ -67,30 +69,50 @@ class Step:
     """The step of a model whose whole memory is its cache.
 
     An encoder-decoder's source waits there, encoded, for the first step, which keeps its keys and
-    values for each layer.
+    values for each layer. Where each prompt becomes a few rows, the first step leaves the kernels turned
+    (`models.products`) in the cache as well, and the later ones multiply by those.
     """
 
     model: nn.Module
 
-    def cache(self, rows: int, slots: int, params=None, source=None):
+    def cache(self, rows: int, slots: int, params=None, source=None, settings=None):
         """An empty cache in the type that the model computes in.
 
-        An encoder-decoder needs its parameters and the source, {"tokens" or "frames", "mask"}.
+        An encoder-decoder needs its parameters and the source, {"tokens" or "frames", "mask"}. Kernels
+        are turned if `settings` are given and ask for a few rows and enough steps to make up for it.
         """
         o = self.model.o
+        low = jnp.dtype(o.dtype)
+        turned = {TURNED: {}} if settings and not o.scan and _pays(rows, low, settings) else {}
         if source is None:
-            return caches.init(o, rows, slots, jnp.dtype(o.dtype))
-        cache = caches.init(o, rows, slots, jnp.dtype(o.dtype), source["mask"].shape[1])
+            return {**caches.init(o, rows, slots, low), **turned}
+        cache = caches.init(o, rows, slots, low, source["mask"].shape[1])
         encoded = self.model.apply(params, source, method="encode")
-        return {**cache, "encoded": encoded, "encoded_mask": source["mask"]}
+        return {**cache, **turned, "encoded": encoded, "encoded_mask": source["mask"]}
 
     def __call__(self, params, tokens, mask, cache):
         side = "decoder_" if self.model.o.kind == "encdec" else ""
         source = {name: cache[name] for name in WAITING if name in cache}
-        cache = {name: value for name, value in cache.items() if name not in WAITING}
+        turned, mutable = cache.get(TURNED), False
+        if turned == {}:
+            mutable = [TURNED]
+        elif turned is not None:
+            params = {**params, TURNED: turned}
+        cache = {k: v for k, v in cache.items() if k not in (*WAITING, TURNED)}
         batch = {f"{side}tokens": tokens, f"{side}mask": mask, **source}
-        x, out = self.model.apply(params, batch, cache=cache, method="features")
-        return self.model.apply(params, x[:, -1], method="logits"), out["cache"]
+        out = self.model.apply(params, batch, cache, method=_last, mutable=mutable)
+        (logits, cache), turned = out if mutable else (out, {TURNED: turned})
+        return logits, cache if turned[TURNED] is None else {**cache, **turned}
+
+
+def _pays(rows: int, dtype, s: Settings) -> bool:
+    return few(rows * max(s.num_beams, s.num_return_sequences), dtype) and s.max_new_tokens >= STEPS
+
+
+def _last(model, batch, cache):
+    """The logits of the last slot, and the cache."""
+    x, out = model.features(batch, cache=cache)
+    return model.logits(x[:, -1]), out["cache"]
 
 
 def start(step, params, cache, tokens, mask, keys, s: Settings, reorder=caches.reorder) -> dict:
@@ -216,14 +238,14 @@ def decode(step, params, cache, tokens, mask, keys, s: Settings, reorder=None):
 
 @functools.partial(jax.jit, static_argnames=("step", "s"))
 def _whole(step, params, tokens, mask, keys, s, source=None):
-    cache = step.cache(tokens.shape[0], tokens.shape[1] + s.max_new_tokens, params, source)
+    cache = step.cache(tokens.shape[0], tokens.shape[1] + s.max_new_tokens, params, source, s)
     return decode(step, params, cache, tokens, mask, keys, s)
 
 
 @functools.partial(jax.jit, static_argnames=("step", "s"))
 def first(step, params, tokens, mask, keys, s, source=None):
     """`start`, compiled, with a fresh cache: for callers that look at each step."""
-    cache = step.cache(tokens.shape[0], tokens.shape[1] + s.max_new_tokens, params, source)
+    cache = step.cache(tokens.shape[0], tokens.shape[1] + s.max_new_tokens, params, source, s)
     return start(step, params, cache, tokens, mask, keys, s)
 
 

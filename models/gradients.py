@@ -1,4 +1,4 @@
-"""Closed-form gradients where autodiff's are slow or round elsewhere: products, biases, norms.
+"""Closed-form gradients where autodiff's are slow or round elsewhere: biases and norms.
 
 Values are the plain formulas'; the tests hold the gradients to autodiff's in float64. Sums over rows
 are plain reductions in float32: products with a vector of ones were 12 % of a small model's step
@@ -7,72 +7,17 @@ slower with jax 0.10.2 on a Zen 4 CPU.
 
 import functools
 import math
-import re
 
 import jax
 import jax.numpy as jnp
 
-from models.placement import alone, settle
+from models.placement import settle
 
 
 def sum_rows(x, axes: int):
     """The sum over all but the last `axes` axes, in float32 or wider."""
     wide, own = jnp.promote_types(x.dtype, jnp.float32), x.shape[x.ndim - axes :]
     return jnp.sum(x.astype(wide).reshape(-1, math.prod(own)), 0).reshape(own)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
-def product(equation: str, x, kernel, dtype: str):
-    """einsum(equation, x, kernel) with operands in `dtype`, the result in the dtype of x.
-
-    The gradients' products round their operands likewise and accumulate in float32, so that float32
-    activations with bfloat16 operands run every matrix product at bfloat16's speed.
-    """
-    return _product(equation, x, kernel, dtype)[0]
-
-
-def _product(equation, x, kernel, dtype):
-    low, weights = x.astype(dtype), kernel.astype(dtype)
-    y = jnp.einsum(equation, low, weights, preferred_element_type=x.dtype)
-    return y, (low, weights, jnp.zeros((0,), x.dtype), jnp.zeros((0,), kernel.dtype))
-
-
-def _product_backward(equation, dtype, saved, g):
-    low, weights, x, kernel = saved
-    first, second, out = re.split(",|->", equation)
-    g = g.astype(dtype)
-    dx = jnp.einsum(f"{out},{second}->{first}", g, weights, preferred_element_type=x.dtype)
-    return dx, _kernel_gradient(equation, low, g, kernel.dtype)
-
-
-def _kernel_gradient(equation, x, g, dtype):
-    """einsum(x, g) over their common rows, in the dtype of the kernel.
-
-    On one CPU device one operand is transposed by a copy of its own: XLA has slower products for an
-    operand that is contracted over its rows (in bfloat16, none: it goes back to float32), and would
-    make the activation that it often is again inside the copy, out of order. It is the first operand
-    of the product, or the second where that is so much narrower that its copy and the transposed
-    product's cost less (the wide layer's activations, a tied table's logits): of widths that are
-    powers of two, a copy of the wider one takes as long as six products.
-    """
-    first, second, out = re.split(",|->", equation)
-    rows = sum(letter in out for letter in first)
-    ours, theirs = first[rows:], out[rows:]
-    if not alone() or first[:rows] != out[:rows] or second not in (ours + theirs, theirs + ours):
-        x, g = settle(x), settle(g)
-        return jnp.einsum(f"{first},{out}->{second}", x, g, preferred_element_type=dtype)
-    left, right = (x, g) if second == ours + theirs else (g, x)
-    shape = left.shape[rows:] + right.shape[rows:]
-    left, right = (settle(a).reshape(math.prod(a.shape[:rows]), -1) for a in (left, right))
-    (count, wide), narrow = left.shape, right.shape[1]
-    if turned := 2 * count * (wide - narrow) > 3 * wide * narrow:
-        left, right = right, left
-    left = settle(left.T.reshape(-1)).reshape(left.shape[::-1])  # flat: a layout of its own
-    made = settle(jnp.dot(left, right, preferred_element_type=dtype))
-    return (made.T if turned else made).reshape(shape)
-
-
-product.defvjp(_product, _product_backward)
 
 
 @jax.custom_vjp

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 
 from models.activations import ACTIVATIONS
 from models.dropout import drop, site
-from models.gradients import product
 from models.initial import deviation
 from models.layers import Norm, Projection, normal
 from models.options import Options
+from models.products import product, project
 
 
 def vocabulary(head: nn.Module, x, table):
@@ -17,13 +17,12 @@ def vocabulary(head: nn.Module, x, table):
 
     Otherwise `head`, which calls this within its own `__call__`, gets a kernel [U,V].
     """
-    o, lead = head.o, "abc"[: x.ndim - 1]
+    o, lead, x = head.o, "abc"[: x.ndim - 1], x.astype(jnp.float32)
     if o.tied:
-        kernel, order = table, "vu"
-    else:
-        shape = (x.shape[-1], o.vocab)
-        kernel, order = head.param("kernel", normal(deviation(o, "head")), shape, jnp.float32), "uv"
-    return product(f"{lead}u,{order}->{lead}v", x.astype(jnp.float32), kernel, o.dtype)
+        return product(f"{lead}u,vu->{lead}v", x, table, o.dtype)
+    shape = (x.shape[-1], o.vocab)
+    kernel = head.param("kernel", normal(deviation(o, "head")), shape, jnp.float32)
+    return project(head, f"{lead}u,uv->{lead}v", x, kernel, o.dtype)
 
 
 class LanguageHead(nn.Module):

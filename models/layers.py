@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from models import batchnorm
 from models.activations import ACTIVATIONS
 from models.dropout import drop
-from models.gradients import add_bias, layer_norm, product, rms_norm
+from models.gradients import add_bias, layer_norm, rms_norm
 from models.initial import deviation
 from models.options import Options
+from models.products import project
 
 
 def normal(std: float):
@@ -39,7 +40,7 @@ class Projection(nn.Module):
             self.bias = self.param("bias", nn.initializers.zeros_init(), shape, jnp.float32)
 
     def __call__(self, x):
-        y = product(self.equation, x, self.kernel, self.dtype)
+        y = project(self, self.equation, x, self.kernel, self.dtype)
         return add_bias(y, self.bias) if self.bias_axes else y
 
 

@@ -5,7 +5,11 @@ The axes are those of `train.core.shard`: `data`, `fsdp` and `tensor`. Parameter
 Saying so where a table is looked up keeps XLA from copying all activations to every device.
 """
 
+import functools
+from pathlib import Path
+
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 ROWS = ("data", "fsdp")
@@ -38,6 +42,29 @@ def alone() -> bool:
     """Whether what is traced now is for one CPU device."""
     mesh = jax.sharding.get_abstract_mesh()
     return jax.default_backend() == "cpu" and (mesh.empty or mesh.size == 1)
+
+
+def widens(dtype) -> bool:
+    """Whether products in `dtype` are made in float32, of rounded operands: bfloat16's on a CPU of the
+    x86 family whose processor has none."""
+    return (
+        jnp.dtype(dtype) == jnp.bfloat16 and jax.default_backend() == "cpu" and not _has_bfloat16()
+    )
+
+
+@functools.cache
+def _has_bfloat16() -> bool:
+    try:
+        return multiplies_bfloat16(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    except OSError:
+        return True
+
+
+def multiplies_bfloat16(cpuinfo: str) -> bool:
+    """Whether the processor has products of bfloat16, by Linux's `/proc/cpuinfo`; yes if that is
+    another family's, which lists no flags."""
+    flags = set(("\n" + cpuinfo).partition("\nflags")[2].partition("\n")[0].split())
+    return not flags or bool(flags & {"avx512_bf16", "amx_bf16"})
 
 
 def _fitting(axes, size: int, mesh):

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from models.dropout import drop
-from models.gradients import product
 from models.masks import Mask
 from models.placement import settle
+from models.products import product
 
 NEVER = -1e30  # the score of a forbidden pair: finite, so that a row with no key stays finite
 BLOCK = 64  # queries in a block of the blocked form, the least

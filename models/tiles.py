@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from models.dropout import drop
-from models.gradients import product
 from models.masks import Mask
+from models.products import product
 from models.scores import Scored, plan, skips, stride
 
 TILE = 4 << 20  # bytes of scores in a tile, at most where rows and blocks can be cut so far

@@ -23,7 +23,7 @@ from models import interop, prompts, streaming
 from models.build import build
 from models.settings import Settings
 from scripts import convert
-from train.core import checkpoint
+from train.core import checkpoint, pages
 from train.core.errors import Parser, cleanly
 from train.data import chat
 from train.data.tokenizer import Tokenizer
@@ -280,4 +280,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    pages.restart()
     sys.exit(cleanly(main)())

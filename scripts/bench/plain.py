@@ -1,6 +1,6 @@
 """GPT-2's loss as plain functions over our parameter tree: the step that Linen's overhead is told by.
 
-Everything that computes is shared with the modules (`models.gradients`, the attend functions, the
+Everything that computes is shared with the modules (`models.products`, `models.gradients`, the attend functions, the
 chunked loss); only the module system is missing. Options that this form does not have are an error.
 """
 
@@ -12,9 +12,10 @@ import jax.numpy as jnp
 
 from models import attention, positions
 from models.activations import ACTIVATIONS
-from models.gradients import add_bias, layer_norm, product
+from models.gradients import add_bias, layer_norm
 from models.masks import Mask
 from models.options import Options
+from models.products import product
 from models.transformer import POLICIES, policy
 from train.core import losses
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from scripts.bench import sizes, tables
 from scripts.bench.lanes import say
 from scripts.profile import trace
+from train.core import pages
 from train.core.errors import Parser, cleanly
 
 
@@ -160,4 +161,5 @@ def show(result: dict, top: int) -> str:
 
 
 if __name__ == "__main__":
+    pages.restart()
     sys.exit(main())

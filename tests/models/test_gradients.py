@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from models import gradients
+from models import gradients, products
 from models.activations import ACTIVATIONS
 
 
@@ -20,17 +20,17 @@ def plain_rms(x, scale):
 
 CASES = {
     "product": (
-        lambda x, w: gradients.product("btd,dhk->bthk", x, w, "float64"),
+        lambda x, w: products.product("btd,dhk->bthk", x, w, "float64"),
         lambda x, w: jnp.einsum("btd,dhk->bthk", x, w),
         ((2, 5, 3), (3, 2, 4)),
     ),
     "product by a table": (
-        lambda x, w: gradients.product("btd,vd->btv", x, w, "float64"),
+        lambda x, w: products.product("btd,vd->btv", x, w, "float64"),
         lambda x, w: jnp.einsum("btd,vd->btv", x, w),
         ((2, 5, 3), (7, 3)),
     ),
     "product of batches": (
-        lambda x, w: gradients.product("bgrtk,bgsk->bgrts", x, w, "float64"),
+        lambda x, w: products.product("bgrtk,bgsk->bgrts", x, w, "float64"),
         lambda x, w: jnp.einsum("bgrtk,bgsk->bgrts", x, w),
         ((2, 3, 2, 5, 4), (2, 3, 6, 4)),
     ),
@@ -61,7 +61,7 @@ def test_low_operands_keep_the_types_around_them():
     """bfloat16 products in a float32 stream: float32 results and gradients, rounded operands."""
     x, w = (jax.random.normal(jax.random.key(i), (8, 8)) for i in (0, 1))
     run = lambda dtype: jax.value_and_grad(
-        lambda x, w: (gradients.product("ab,bc->ac", x, w, dtype) ** 2).sum(), (0, 1)
+        lambda x, w: (products.product("ab,bc->ac", x, w, dtype) ** 2).sum(), (0, 1)
     )(x, w)
     (low, grads), (full, exact) = run("bfloat16"), run("float32")
     assert all(g.dtype == jnp.float32 for g in grads)

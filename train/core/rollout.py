@@ -42,7 +42,7 @@ class Writer:
 
         @jax.jit
         def sample(params, tokens, mask, keys):
-            cache = step.cache(tokens.shape[0], tokens.shape[1] + own.max_new_tokens)
+            cache = step.cache(len(tokens), tokens.shape[1] + own.max_new_tokens, settings=own)
             return generate.decode(step, {"params": params}, cache, tokens, mask, keys, own)
 
         self._sample = sample
