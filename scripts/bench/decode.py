@@ -9,7 +9,7 @@ the peer, so that both must produce the same tokens; the table says whether they
 tokens (sources, where the family has an encoder), nothing ends a row, so every row gets `--new` tokens.
 Modes: greedy1 and greedy8 (rows), beam4 (one row, four beams). The first round compiles and warms up.
 
-`--threads` is torch's, as in `bench train`. The memory bound is the weights' bytes over the bandwidth
+`--threads` are every side's cores, as in `bench train`. The memory bound is the weights' bytes over the bandwidth
 that this machine reaches in the same run (reading 512 MB, or scaling them in place, whichever is
 faster): one row cannot be decoded faster than the weights are read.
 """
@@ -47,7 +47,7 @@ def sides(parser):
     )
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=["stock", "best"])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, choices=(1, 2), default=1, help="of torch")
+    parser.add_argument("--threads", type=int, choices=(1, 2), default=1, help="and cores, of a side")
     parser.add_argument("--variants", nargs="+", default=[""], help="ours: option=value,...")
     parser.add_argument("--torch_python", default=sys.executable, help="an interpreter with torch")
     parser.add_argument("--out", default="", help="keep the result as JSON")
@@ -98,7 +98,7 @@ def lanes(args, folder, kind: str = "decode", **more) -> list:
         if against and not made:
             mine["export"] = str(weights)
         name = f"formulary {text}".strip()
-        made.append(Lane(name, sys.executable, "scripts.bench.ours", mine, folder))
+        made.append(Lane(name, sys.executable, "scripts.bench.ours", mine, folder, (), args.threads))
     if not against:
         return made
     bench_lanes.find_torch(args.torch_python, ("torch", "transformers"))
@@ -112,7 +112,8 @@ def lanes(args, folder, kind: str = "decode", **more) -> list:
         }  # fmt: skip
         name = f"transformers {setting}"
         module = "scripts.bench.peer"
-        made.append(Lane(name, args.torch_python, module, theirs, folder, environment))
+        lane = Lane(name, args.torch_python, module, theirs, folder, environment, args.threads)
+        made.append(lane)
     return made
 
 
@@ -170,7 +171,7 @@ def table(result: dict) -> str:
                 f"{tokens / tables.median_of(s, 'wall'):.1f}", ratio,
                 f"{100 * s['equal']:.0f} %", f"{s['peak'] / 1e9:.2f}",
             ])  # fmt: skip
-    what = "CPU-s, torch at 1 thread" if metric == "cpu" else "wall, 2 threads"
+    what = "CPU-s, 1 core" if metric == "cpu" else "wall, 2 cores"
     head = [
         f"{result['family']} {result['size']}, {result['prompt']} + {result['new']}", "side",
         "CPU-s", "wall s", "tokens/s (wall)", f"ratio over ours ({what})", "same tokens", "peak GB",

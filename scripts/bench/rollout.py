@@ -11,7 +11,7 @@ values. Ours are the functions that `python -m train` calls in a round (`train.c
 peer's are `generate` and forward passes over prompt and answer, a log-softmax and a gather, as TRL's
 PPO had them. All four models have the size's shape; the peer reads the weights that ours exports, and
 both are asked about the same rows: the table says by how much they differ at most. Nothing ends a
-row. The first round compiles and warms up. `--threads` is torch's, as in `bench decode`.
+row. The first round compiles and warms up. `--threads` are every side's cores, as in `bench decode`.
 """
 
 import contextlib
@@ -104,7 +104,7 @@ def table(result: dict) -> str:
                 "" if s is own or part not in s["differences"] else f"{s['differences'][part]:.1e}",
                 f"{s['peak'] / 1e9:.2f}" if part == "whole round" else "",
             ])  # fmt: skip
-    what = "CPU-s, torch at 1 thread" if metric == "cpu" else "wall, 2 threads"
+    what = "CPU-s, 1 core" if metric == "cpu" else "wall, 2 cores"
     head = [
         f"{result['family']} {result['size']}, {result['rows']} x ({result['prompt']} + "
         f"{result['new']})",

@@ -129,7 +129,7 @@ def against(result, metric) -> str:
                 "" if own is s else f"{r['ratio']:.2f} ({r['low']:.2f} to {r['high']:.2f})"
             )
         rows.append([s["name"], *cells])
-    what = "CPU-seconds, torch at 1 thread" if metric == "cpu" else "wall, 2 threads"
+    what = "CPU-seconds, 1 core" if metric == "cpu" else "wall, 2 cores"
     return grid([f"ratio over ours, {what}", *(own["name"] for own in mine)], rows)
 
 

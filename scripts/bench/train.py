@@ -12,8 +12,9 @@ options), the batches (random tokens, [batch, length]), AdamW (0.9, 0.95, 1e-8, 
 and tables), the clipping (`--clip 0`: none) and no dropout. Ours is the trainer's own step, with its
 guard against bad batches.
 
-`--threads 1` (default): torch works with one thread and CPU-seconds are compared; ours keeps its pool
-of a thread per core. `--threads 2`: torch has two, and wall is compared; for a quiet machine.
+`--threads 1` (default): every side works on one core, and CPU-seconds are compared; on two cores that
+share a memory bus the same step takes more of them. `--threads 2`: two cores each, and wall is compared;
+for a quiet machine.
 
 Settings of the peers, all float32 unless they say otherwise: `stock` as installed; `compile`
 torch.compile on top; `best` preloads the two lines that let MKL use all of an AMD processor and takes
@@ -52,7 +53,7 @@ def arguments(parser):
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1, help="steps in a turn")
-    parser.add_argument("--threads", type=int, choices=(1, 2), default=1, help="of torch")
+    parser.add_argument("--threads", type=int, choices=(1, 2), default=1, help="and cores, of a side")
     parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
     parser.add_argument(
         "--variants", nargs="+", default=[""], help='ours: option=value,... or "" for none'
@@ -129,7 +130,7 @@ def ours(args, folder) -> list:
             name = " ".join(["formulary", *(["bf16"] if dtype == "bfloat16" else []), text]).strip()
             job = {**jobs(args), "model": o.plain(), "side": "formulary", "dtype": dtype}
             off = {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # compilation is timed
-            lanes.append(Lane(name, sys.executable, "scripts.bench.ours", job, folder, off))
+            lanes.append(Lane(name, sys.executable, "scripts.bench.ours", job, folder, off, args.threads))
     return lanes
 
 
@@ -157,7 +158,8 @@ def peers(args, folder) -> list:
             }  # fmt: skip
             name = f"{peer} {setting}"
             module = "scripts.bench.peer"
-            lanes.append(Lane(name, args.torch_python, module, job, folder, environment))
+            lane = Lane(name, args.torch_python, module, job, folder, environment, args.threads)
+            lanes.append(lane)
     return lanes
 
 

@@ -70,7 +70,7 @@ def test_the_table_has_seconds_ratios_and_shares():
     assert "| nanogpt stock | 1.50 (1.00 to 3.00) |" in text
     assert "float32 100 (1 core)" in text
     wall = tables.train(result(threads=2))
-    assert "| 25 % |" in wall and "wall, 2 threads" in wall
+    assert "| 25 % |" in wall and "wall, 2 cores" in wall
 
 
 def test_the_command_hides_the_paths_of_one_machine():
