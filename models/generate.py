@@ -5,23 +5,18 @@ The core knows no model: `step(params, tokens [R,t], mask [R,t], cache) -> (logi
 of its own prompt and seed, not of the other rows or of how far it is padded.
 """
 
-import dataclasses
 import functools
 
 import flax
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from models import beam, prompts, sampling
 from models import cache as caches
-from models.products import TURNED, few
 from models.settings import Settings
+from models.step import Step
 from models.transformer import unstack
-
-STEPS = 8  # new tokens from which on turning the kernels pays
-WAITING = ("encoded", "encoded_mask")  # what a cache holds of a source before the first step
 
 
 @flax.struct.dataclass
@@ -62,57 +57,6 @@ class Generated:
     def cropped(self) -> np.ndarray:
         """`sequences` without the columns that no row reached, as the reference returns them."""
         return np.asarray(self.sequences)[:, : self.prompt + int(np.max(self.lengths))]
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """The step of a model whose whole memory is its cache.
-
-    An encoder-decoder's source waits there, encoded, for the first step, which keeps its keys and
-    values for each layer. Where each prompt becomes a few rows, the first step leaves the kernels turned
-    (`models.products`) in the cache as well, and the later ones multiply by those.
-    """
-
-    model: nn.Module
-
-    def cache(self, rows: int, slots: int, params=None, source=None, settings=None):
-        """An empty cache in the type that the model computes in.
-
-        An encoder-decoder needs its parameters and the source, {"tokens" or "frames", "mask"}. Kernels
-        are turned if `settings` are given and ask for a few rows and enough steps to make up for it.
-        """
-        o = self.model.o
-        low = jnp.dtype(o.dtype)
-        turned = {TURNED: {}} if settings and not o.scan and _pays(rows, low, settings) else {}
-        if source is None:
-            return {**caches.init(o, rows, slots, low), **turned}
-        cache = caches.init(o, rows, slots, low, source["mask"].shape[1])
-        encoded = self.model.apply(params, source, method="encode")
-        return {**cache, **turned, "encoded": encoded, "encoded_mask": source["mask"]}
-
-    def __call__(self, params, tokens, mask, cache):
-        side = "decoder_" if self.model.o.kind == "encdec" else ""
-        source = {name: cache[name] for name in WAITING if name in cache}
-        turned, mutable = cache.get(TURNED), False
-        if turned == {}:
-            mutable = [TURNED]
-        elif turned is not None:
-            params = {**params, TURNED: turned}
-        cache = {k: v for k, v in cache.items() if k not in (*WAITING, TURNED)}
-        batch = {f"{side}tokens": tokens, f"{side}mask": mask, **source}
-        out = self.model.apply(params, batch, cache, method=_last, mutable=mutable)
-        (logits, cache), turned = out if mutable else (out, {TURNED: turned})
-        return logits, cache if turned[TURNED] is None else {**cache, **turned}
-
-
-def _pays(rows: int, dtype, s: Settings) -> bool:
-    return few(rows * max(s.num_beams, s.num_return_sequences), dtype) and s.max_new_tokens >= STEPS
-
-
-def _last(model, batch, cache):
-    """The logits of the last slot, and the cache."""
-    x, out = model.features(batch, cache=cache)
-    return model.logits(x[:, -1]), out["cache"]
 
 
 def start(step, params, cache, tokens, mask, keys, s: Settings, reorder=caches.reorder) -> dict:

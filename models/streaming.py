@@ -12,6 +12,7 @@ import numpy as np
 from models import generate as generation
 from models import prompts
 from models.settings import Settings
+from models.step import Step
 
 UNFINISHED = "\ufffd"  # what decoders write for bytes that are no character yet
 CONTEXT = 6  # tokens of the prompt that the first new ones are decoded with
@@ -121,7 +122,7 @@ def stream(
     tokens, mask, source = prompts.given(model.o, tokens, mask, s, prompt)
     keys = prompts.row_keys(len(tokens), s, seeds, key)
     core = dataclasses.replace(s, stop=())
-    step, prompt = generation.Step(model), tokens.shape[1]
+    step, prompt = Step(model), tokens.shape[1]
     said = [t[m.astype(bool)] for t, m in zip(tokens, mask, strict=True)]
     rows = [_Row(decode, ids, s) for ids in said for _ in range(s.num_return_sequences)]
     state = generation.first(step, variables, tokens, mask, keys, core, source)

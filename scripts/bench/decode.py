@@ -47,7 +47,9 @@ def sides(parser):
     )
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=["stock", "best"])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, choices=(1, 2), default=1, help="and cores, of a side")
+    parser.add_argument(
+        "--threads", type=int, choices=(1, 2), default=1, help="and cores, of a side"
+    )
     parser.add_argument("--variants", nargs="+", default=[""], help="ours: option=value,...")
     parser.add_argument("--torch_python", default=sys.executable, help="an interpreter with torch")
     parser.add_argument("--out", default="", help="keep the result as JSON")
@@ -70,6 +72,7 @@ def measure(args) -> dict:
         "command": tables.command("decode", args),
         "device": tables.device(),
         **{name: getattr(args, name) for name in names},
+        "cores": args.threads,
         "weight_bytes": started[0].info["weight_bytes"],
         "bandwidth": bandwidth,
         "info": {lane.name: lane.info for lane in started},
@@ -98,7 +101,9 @@ def lanes(args, folder, kind: str = "decode", **more) -> list:
         if against and not made:
             mine["export"] = str(weights)
         name = f"formulary {text}".strip()
-        made.append(Lane(name, sys.executable, "scripts.bench.ours", mine, folder, (), args.threads))
+        made.append(
+            Lane(name, sys.executable, "scripts.bench.ours", mine, folder, (), args.threads)
+        )
     if not against:
         return made
     bench_lanes.find_torch(args.torch_python, ("torch", "transformers"))
@@ -171,7 +176,7 @@ def table(result: dict) -> str:
                 f"{tokens / tables.median_of(s, 'wall'):.1f}", ratio,
                 f"{100 * s['equal']:.0f} %", f"{s['peak'] / 1e9:.2f}",
             ])  # fmt: skip
-    what = "CPU-s, 1 core" if metric == "cpu" else "wall, 2 cores"
+    what = tables.measured(result)
     head = [
         f"{result['family']} {result['size']}, {result['prompt']} + {result['new']}", "side",
         "CPU-s", "wall s", "tokens/s (wall)", f"ratio over ours ({what})", "same tokens", "peak GB",

@@ -23,6 +23,7 @@ from models.build import build as build_model
 from models.build import count, example
 from models.options import Options
 from models.settings import Settings
+from models.step import turned
 from scripts.bench import pictures, plain, rounds, texts
 from scripts.bench.serve import matmul_rate, serve, timed
 from train import lm
@@ -147,6 +148,7 @@ class Decode:
         model = build_model(o)
         variables = jax.jit(model.init)(jax.random.key(0), example(o))
         self.model, self.variables = generation.apart(model, variables)
+        self.turned = {}
         if "export" in job:
             params = jax.device_get(self.variables["params"])
             interop.export(job["export"], self.model.o, params)
@@ -157,9 +159,12 @@ class Decode:
         """One call; its new tokens beside its times."""
         tokens = prompts(self.model.o.vocab, rows, prompt)
         settings = Settings(max_new_tokens=new, num_beams=beams)
-        row = {}
+        row, variables = {}, self.variables
+        if rows * beams > 1:
+            self.turned = self.turned or turned(self.model, self.variables)
+            variables = self.turned
         with timed(row):
-            out = generation.generate(self.model, self.variables, tokens, None, settings)
+            out = generation.generate(self.model, variables, tokens, None, settings)
             made = np.asarray(out.sequences)
         return {**row, "tokens": made[:, -new:].tolist()}
 

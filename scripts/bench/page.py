@@ -77,7 +77,7 @@ def summary(results: dict) -> str:
                 continue
             mine, theirs = (tables.as_rows(s, metric) for s in (own, sides[name]))
             cells.append(f"{tables.ratios(mine, theirs, metric)['ratio']:.2f}")
-        what = "CPU-s" if metric == "cpu" else "wall, 2 cores"
+        what = tables.measured(r)
         rows.append([
             f"{r['family']} {r['size']}", f"{r['batch']} x {r['length']}", what,
             f"{tables.median_of(own, metric):.3f}", *cells, f"{own['peak'] / 1e9:.2f}",

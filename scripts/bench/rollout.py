@@ -56,6 +56,7 @@ def measure(args) -> dict:
         "command": tables.command("rollout", args),
         "device": tables.device(),
         **{name: getattr(args, name) for name in NAMES},
+        "cores": args.threads,
         "sides": [side(lane, apart(said[0], own)) for lane, own in zip(started, said, strict=True)],
     }
 
@@ -104,7 +105,7 @@ def table(result: dict) -> str:
                 "" if s is own or part not in s["differences"] else f"{s['differences'][part]:.1e}",
                 f"{s['peak'] / 1e9:.2f}" if part == "whole round" else "",
             ])  # fmt: skip
-    what = "CPU-s, 1 core" if metric == "cpu" else "wall, 2 cores"
+    what = tables.measured(result)
     head = [
         f"{result['family']} {result['size']}, {result['rows']} x ({result['prompt']} + "
         f"{result['new']})",

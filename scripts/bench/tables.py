@@ -129,8 +129,15 @@ def against(result, metric) -> str:
                 "" if own is s else f"{r['ratio']:.2f} ({r['low']:.2f} to {r['high']:.2f})"
             )
         rows.append([s["name"], *cells])
-    what = "CPU-seconds, 1 core" if metric == "cpu" else "wall, 2 cores"
+    what = measured(result)
     return grid([f"ratio over ours, {what}", *(own["name"] for own in mine)], rows)
+
+
+def measured(result) -> str:
+    """What is compared; results of before `cores` gave torch one thread and ours every core."""
+    if result["threads"] > 1:
+        return "wall, 2 cores"
+    return "CPU-s, 1 core" if "cores" in result else "CPU-s, torch at 1 thread"
 
 
 def as_rows(s, metric) -> list:

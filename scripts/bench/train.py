@@ -53,7 +53,9 @@ def arguments(parser):
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1, help="steps in a turn")
-    parser.add_argument("--threads", type=int, choices=(1, 2), default=1, help="and cores, of a side")
+    parser.add_argument(
+        "--threads", type=int, choices=(1, 2), default=1, help="and cores, of a side"
+    )
     parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
     parser.add_argument(
         "--variants", nargs="+", default=[""], help='ours: option=value,... or "" for none'
@@ -94,6 +96,7 @@ def measure(args) -> dict:
         "command": tables.command("train", args),
         "device": tables.device(),
         **{name: getattr(args, name) for name in names},
+        "cores": args.threads,
         "flops": lanes[0].info["flops"],
         "peaks": rates,
         "first": first,
@@ -130,7 +133,9 @@ def ours(args, folder) -> list:
             name = " ".join(["formulary", *(["bf16"] if dtype == "bfloat16" else []), text]).strip()
             job = {**jobs(args), "model": o.plain(), "side": "formulary", "dtype": dtype}
             off = {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # compilation is timed
-            lanes.append(Lane(name, sys.executable, "scripts.bench.ours", job, folder, off, args.threads))
+            lanes.append(
+                Lane(name, sys.executable, "scripts.bench.ours", job, folder, off, args.threads)
+            )
     return lanes
 
 

@@ -12,6 +12,7 @@ from models import generate as generation
 from models.build import build, example
 from models.options import Options
 from models.settings import Settings
+from models.step import Step
 from tests.models import tiny
 
 SHAPES = {
@@ -165,7 +166,7 @@ def decode(module, variables, s, tokens, mask, reorder=None, search=False):
 
     @jax.jit
     def run(variables, tokens, mask):
-        step, source = generation.Step(module), {"tokens": tokens, "mask": mask}
+        step, source = Step(module), {"tokens": tokens, "mask": mask}
         first = jnp.full((len(tokens), 1), module.o.start)
         memory = step.cache(len(tokens), 1 + s.max_new_tokens, variables, source)
         args = (step, variables, memory, first, jnp.ones_like(first), None, s)

@@ -15,6 +15,7 @@ from models.build import build, example
 from models.generate import generate
 from models.options import Options
 from models.settings import Settings
+from models.step import Step
 from models.transformer import stack
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden/decoding/tiny_gpt2.json").read_text())
@@ -120,7 +121,7 @@ def test_golden_logits(tiny):
     for prompt, want in zip(GOLDEN["prompts"], GOLDEN["outputs"]["logits_single"], strict=True):
         got = model.apply(variables, {"tokens": jnp.asarray([prompt])})["logits"]
         np.testing.assert_allclose(got[0], want, atol=2e-5)
-    step = generation.Step(model)
+    step = Step(model)
     tokens = jnp.asarray(batch["input_ids"])
     last, _ = step(variables, tokens, jnp.asarray(batch["attention_mask"]), step.cache(3, 5))
     np.testing.assert_allclose(last, batch["last_logits"], atol=2e-5)

@@ -9,6 +9,7 @@ from models import families, generate, placement, products
 from models.build import build, example
 from models.options import Options
 from models.settings import Settings
+from models.step import Step, turned
 from tests.models import tiny
 
 MANY = Settings(max_new_tokens=8)
@@ -54,7 +55,7 @@ def setup(name, **changes):
         o, module, variables = tiny.model(name, **changes)
         source = None
     prompt = jax.random.randint(jax.random.key(1), (3, 5), 3, 61)
-    return generate.Step(module), variables, prompt, source
+    return Step(module), variables, prompt, source
 
 
 def two_steps(step, variables, prompt, source, settings, spoil=1.0):
@@ -80,17 +81,33 @@ def two_steps(step, variables, prompt, source, settings, spoil=1.0):
 )  # fmt: skip
 def test_steps_with_turned_kernels_give_the_same_logits(name, changes, without_bfloat16):
     given = setup(name, **changes)
-    plain, turned = (two_steps(*given, settings) for settings in (None, MANY))
-    for a, b in zip(plain[:2], turned[:2], strict=True):
+    plain, other = (two_steps(*given, settings) for settings in (None, MANY))
+    for a, b in zip(plain[:2], other[:2], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(a).max()))
     assert plain[2] is None
-    kernels = [jax.tree_util.keystr(k) for k, _ in jax.tree_util.tree_leaves_with_path(turned[2])]
+    kernels = [jax.tree_util.keystr(k) for k, _ in jax.tree_util.tree_leaves_with_path(other[2])]
     parts = ["['o']['kernel']", "['down']['kernel']"] + ["head"] * (changes.get("tied") is False)
     parts = parts if name != "moe" else parts[:1]
     for part in parts:
         assert any(part in key for key in kernels), (part, kernels)
     spoilt = two_steps(*given, MANY, spoil=0.5)
-    assert float(jnp.abs(spoilt[1] - turned[1]).max()) > 1e-3, "the later step does not use them"
+    assert float(jnp.abs(spoilt[1] - other[1]).max()) > 1e-3, "the later step does not use them"
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_kernels_may_be_turned_once_for_many_calls(name):
+    step, variables, prompt, _ = setup(name)
+    ready = turned(step.model, variables)
+    assert turned(*generate.apart(step.model, variables)).keys() == ready.keys()
+    settings = Settings(max_new_tokens=9, num_beams=3)
+    run = lambda variables: generate.generate(step.model, variables, prompt, None, settings)
+    np.testing.assert_array_equal(run(ready).sequences, run(variables).sequences)
+    zeros = jax.tree.map(jnp.zeros_like, ready[products.TURNED])
+    spoilt = run({**variables, products.TURNED: zeros})
+    assert not np.array_equal(spoilt.sequences, run(variables).sequences), "they are not used"
+    one = Settings(max_new_tokens=9)
+    run = lambda variables: generate.generate(step.model, variables, prompt[:1], None, one)
+    np.testing.assert_array_equal(run(ready).sequences, run(variables).sequences)
 
 
 @pytest.mark.parametrize(

@@ -103,3 +103,14 @@ def test_the_matmul_rate_grows_only_as_the_budget_allows(monkeypatch):
     sizes.clear()
     serve.matmul_rate(lambda n: multiply(n, 1e13), budget=1.0)
     assert sizes == [256, 512, 1024, 2048]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone can forget a process's peak")
+def test_what_building_held_is_no_part_of_the_peak():
+    held = bytearray(200 << 20)
+    held[:: 1 << 12] = b"x" * len(held[:: 1 << 12])
+    before = serve.peak()
+    assert before >= 200 << 20
+    del held
+    serve.forget_peak()
+    assert serve.peak() < before - (150 << 20)

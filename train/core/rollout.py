@@ -16,6 +16,7 @@ from eval import preference
 from models import generate, prompts
 from models.likelihood import of_tokens
 from models.settings import Settings
+from models.step import Step
 from train.core import advantages, bestof, kl, rewards, shard
 from train.data import packing
 
@@ -38,7 +39,7 @@ class Writer:
             pad=fill,
             suppress=unused,
         )
-        step, own = generate.Step(model), self.settings
+        step, own = Step(model), self.settings
 
         @jax.jit
         def sample(params, tokens, mask, keys):

@@ -1,0 +1,88 @@
+"""One step of a model with its cache: what decoding repeats."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from models import cache as caches
+from models.products import ROWS, TURNED, few
+from models.settings import Settings
+
+STEPS = 8  # new tokens from which on turning the kernels pays
+WAITING = ("encoded", "encoded_mask")  # what a cache holds of a source before the first step
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """The step of a model whose whole memory is its cache.
+
+    An encoder-decoder's source waits there, encoded, for the first step, which keeps its keys and
+    values for each layer. Where each prompt becomes a few rows, the first step leaves the kernels turned
+    (`models.products`) in the cache as well, and the later ones multiply by those.
+    """
+
+    model: nn.Module
+
+    def cache(self, rows: int, slots: int, params=None, source=None, settings=None):
+        """An empty cache in the type that the model computes in.
+
+        An encoder-decoder needs its parameters and the source, {"tokens" or "frames", "mask"}. Kernels
+        are turned if `settings` are given and ask for a few rows and enough steps to make up for it.
+        """
+        o = self.model.o
+        low = jnp.dtype(o.dtype)
+        turned = {TURNED: {}} if settings and not o.scan and _pays(rows, low, settings) else {}
+        if source is None:
+            return {**caches.init(o, rows, slots, low), **turned}
+        cache = caches.init(o, rows, slots, low, source["mask"].shape[1])
+        encoded = self.model.apply(params, source, method="encode")
+        return {**cache, **turned, "encoded": encoded, "encoded_mask": source["mask"]}
+
+    def __call__(self, params, tokens, mask, cache):
+        side = "decoder_" if self.model.o.kind == "encdec" else ""
+        source = {name: cache[name] for name in WAITING if name in cache}
+        turned, mutable = cache.get(TURNED), False
+        if turned:
+            params = {**params, TURNED: turned}
+        elif turned is not None and TURNED not in params:
+            mutable = [TURNED]
+        cache = {k: v for k, v in cache.items() if k not in (*WAITING, TURNED)}
+        batch = {f"{side}tokens": tokens, f"{side}mask": mask, **source}
+        out = self.model.apply(params, batch, cache, method=_last, mutable=mutable)
+        (logits, cache), made = out if mutable else (out, {TURNED: turned} if turned else {})
+        return logits, {**cache, **made}
+
+
+def _pays(rows: int, dtype, s: Settings) -> bool:
+    return few(rows * max(s.num_beams, s.num_return_sequences), dtype) and s.max_new_tokens >= STEPS
+
+
+def _last(model, batch, cache):
+    """The logits of the last slot, and the cache."""
+    x, out = model.features(batch, cache=cache)
+    return model.logits(x[:, -1]), out["cache"]
+
+
+@functools.partial(jax.jit, static_argnames=("step",))
+def _turned(step, variables):
+    o, one = step.model.o, jnp.ones((1, 1), jnp.int32)
+    source = None
+    if o.kind == "encdec":
+        seen = {"frames": jnp.zeros((1, 2, o.frames))} if o.frames else {"tokens": one}
+        source = {**seen, "mask": one}
+    cache = {**step.cache(1, 2, variables, source), TURNED: {}}
+    return step(variables, one, one, cache)[1][TURNED]
+
+
+def turned(model, variables) -> dict:
+    """The variables with their kernels turned as well (`models.products`), for those who decode a few
+    rows again and again: each call turns them otherwise. They take as much memory once more.
+
+    As they are for a scanned model (see `apart`) and where nothing would be gained.
+    """
+    if model.o.scan or not few(ROWS, jnp.dtype(model.o.dtype)):
+        return variables
+    return {**variables, TURNED: _turned(Step(model), variables)}
