@@ -4,13 +4,15 @@
     python -m scripts.bench decode --size 12m --rounds 2 --modes greedy1          (quick)
     python -m scripts.bench decode --size 124m --threads 2                        (wall)
 
-Ours is `models.generate.generate` with the layers apart. Our fresh weights are exported and read by
-the peer, so that both must produce the same tokens; the table says whether they do. Prompts are random
-tokens (sources, where the family has an encoder), nothing ends a row, so every row gets `--new` tokens.
-Modes: greedy1 and greedy8 (rows), beam4 (one row, four beams). The first round compiles and warms up.
+Ours is `models.generate.generate` with the layers apart and, for more than one row, the kernels turned
+beforehand (`models.step.turned`; within a call it takes what a few tokens take). Our fresh weights are
+exported and read by the peer, so that both must produce the same tokens; the table says whether they do.
+Prompts are random tokens (sources, where the family has an encoder), nothing ends a row, so every row gets
+`--new` tokens. Modes: greedy1 and greedy8 (rows), beam4 (one row, four beams). The first round compiles and
+warms up.
 
-`--threads` are every side's cores, as in `bench train`. The memory bound is the weights' bytes over the bandwidth
-that this machine reaches in the same run (reading 512 MB, or scaling them in place, whichever is
+`--threads` are every side's cores, as in `bench train`. The memory bound is the weights' bytes over the
+bandwidth that this machine reaches in the same run (reading 512 MB, or scaling them in place, whichever is
 faster): one row cannot be decoded faster than the weights are read.
 """
 
