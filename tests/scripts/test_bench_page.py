@@ -19,7 +19,9 @@ def test_the_page_keeps_what_is_written_by_hand(tmp_path):
     text = path.read_text()
     assert text.startswith("# Mine\nbefore\n") and text.endswith(f"{page.END}\nafter\n")
     assert "old" not in text and "a CPU, 2 cores, 16 GiB" in text and "## train-12m" in text
-    assert "| gpt2 12m | 4 x 256 | CPU-s | 2.000 | 1.50 | 2.00 | 40 % |" in text
+    assert "| gpt2 12m | 4 x 256 | CPU-s, torch at 1 thread | 2.000 | 1.50 | 2.00 | 40 % |" in text
+    page.write(path, {"train-12m": result(device=DEVICE, cores=1)})
+    assert "| gpt2 12m | 4 x 256 | CPU-s, 1 core | 2.000 | 1.50 | 2.00 | 40 % |" in path.read_text()
     page.write(path, {"train-12m": result(device=DEVICE)})
     assert path.read_text() == text
     path.write_text("no markers")
