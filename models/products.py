@@ -39,8 +39,7 @@ def _product(equation, x, kernel, dtype):
     first, second, out = re.split(",|->", equation)
     table = second == theirs + ours and first[:rows] == out[:rows]
     if table and few(math.prod(x.shape[:rows]), dtype):
-        y = _left(low.reshape(*x.shape[:rows], -1), weights.reshape(-1, math.prod(x.shape[rows:])))
-        y = y.reshape(*x.shape[:rows], *kernel.shape[: len(theirs)]).astype(x.dtype)
+        y = _left(rows, low, weights, kernel.shape[: len(theirs)]).astype(x.dtype)
     else:
         y = _einsum(equation, low, weights, x.dtype)
     return y, (low, weights, jnp.zeros((0,), x.dtype), jnp.zeros((0,), kernel.dtype))
@@ -78,10 +77,12 @@ def few(rows: int, dtype) -> bool:
     return 1 < rows <= ROWS and alone() and (jnp.dtype(dtype) == jnp.float32 or widens(dtype))
 
 
-def _left(x, kernel):
-    """x [...,K] by kernel [N,K] -> [...,N]. The axis of one keeps the kernel on the left."""
-    y = settle(jnp.einsum("bnk,bmk->bnm", kernel[None], x.reshape(1, -1, x.shape[-1])))
-    return y[0].T.reshape(*x.shape[:-1], -1)
+def _left(rows, x, kernel, shape):
+    """x, of so many leading axes, by a kernel with its contracted axes last, flat or not: the leading
+    axes, then `shape`. The axis of one keeps the kernel on the left."""
+    size = math.prod(x.shape[rows:])
+    kernel, flat = kernel.reshape(1, -1, size), x.reshape(1, -1, size)
+    return settle(jnp.einsum("bnk,bmk->bnm", kernel, flat))[0].T.reshape(*x.shape[:rows], *shape)
 
 
 def project(module: nn.Module, equation: str, x, kernel, dtype: str):
@@ -94,10 +95,8 @@ def project(module: nn.Module, equation: str, x, kernel, dtype: str):
     if module.has_variable(TURNED, "kernel"):
         turned = module.get_variable(TURNED, "kernel")
         if few(math.prod(x.shape[:rows]), dtype):
-            size = math.prod(x.shape[rows:])
-            low = narrow(x, dtype).reshape(*x.shape[:rows], size)
-            y = _left(low, turned.reshape(-1, size)).astype(x.dtype)
-            return y.reshape(*x.shape[:rows], *kernel.shape[len(ours) :])
+            y = _left(rows, narrow(x, dtype), turned, kernel.shape[len(ours) :])
+            return y.astype(x.dtype)
     elif module.is_mutable_collection(TURNED) and not module.is_initializing():
         low = settle(narrow(kernel, dtype)).reshape(-1, math.prod(kernel.shape[len(ours) :]))
         module.put_variable(TURNED, "kernel", settle(low.T.reshape(-1)))

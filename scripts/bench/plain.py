@@ -1,7 +1,8 @@
 """GPT-2's loss as plain functions over our parameter tree: the step that Linen's overhead is told by.
 
-Everything that computes is shared with the modules (`models.products`, `models.gradients`, the attend functions, the
-chunked loss); only the module system is missing. Options that this form does not have are an error.
+Everything that computes is shared with the modules (`models.products`, `models.gradients`, the attend
+functions, the chunked loss); only the module system is missing. Options that this form does not have are
+an error.
 """
 
 import functools
