@@ -10,7 +10,7 @@ infilling, and summaries by it.
 
 `:tiny`: two CPU cores, about a minute, embedded Shakespeare with a byte-pair vocabulary trained on
 it; no published number.
-`:shakespeare`, `:packages`, `:synopses`: three layers of 256, for two cores: the same text and tables as
+`:shakespeare`, `:packages`, `:synopses`: two layers of 128, for two cores: the same text and tables as
 in configs/t5.py (which says how these are made), infilled, not permuted. No published number.
 `:base`, `:large`: 8 accelerators or more. Put a token store of RoBERTa's text (160 GB), written with
 its byte-pair vocabulary, at data/roberta first. Expected for large after fine-tuning: SQuAD 1.1 88.8
@@ -80,30 +80,31 @@ def get_config(variant="tiny"):
 
 
 def _little(config, variant):
-    config.update(steps=800, batch=32, length=128, micro=1)
+    config.update(steps=500, batch=32, length=128, micro=1)
     config.model = families.row(
-        "bart", "base", vocab=8193, context=256, layers=3, width=256, heads=4, ff=1024, start=0,
+        "bart", "base", vocab=4097, context=256, layers=2, width=128, heads=4, ff=512, start=0,
         dtype="bfloat16", stream="float32", drop_embed=0.0, drop_resid=0.0,
     )  # fmt: skip
-    config.data.update(source="shakespeare", tokenizer="bpe:8192")
+    config.data.update(source="shakespeare", tokenizer="bpe:4096")
     config.data.noise.kind = "infill"
     if variant == "packages":
+        config.steps = 1500
         config.data.source = "data/synopses.jsonl.gz"
         config.data.heldout = ("heldout/*", "test/*")
     if variant == "synopses":
-        config.steps = 1200
+        config.steps = 1500
         config.model.update(drop_resid=0.1, drop_embed=0.1)
         config.smoothing = 0.1
         config.data = dict(
             task="pairs", train="data/synopses.jsonl.gz", text="text", target="target", group="part",
-            heldout=("heldout",), test=("test",), prefix="", tokenizer="bpe:8192",
+            heldout=("heldout",), test=("test",), prefix="", tokenizer="bpe:4096",
             tokens=4096, least=32, target_length=32, truncate=True,
         )  # fmt: skip
         config.decode = dict(beams=4, alpha=0.6, rule="gnmt", limit=200, test=0)
         config.init = dict(checkpoint="")
     config.optim = dict(
-        name="adamw", lr=1e-3, schedule="cosine", warmup=100, end=0.0, b2=0.98, weight_decay=0.01
+        name="adamw", lr=2e-3, schedule="cosine", warmup=100, end=0.0, b2=0.98, weight_decay=0.01
     )
-    config.eval.update(every=200, batches=0 if variant == "synopses" else 16)
-    config.checkpoint.update(every=200, keep=1)
+    config.eval.update(every=250, batches=0 if variant == "synopses" else 16)
+    config.checkpoint.update(every=250, keep=1)
     config.log.every = 10

@@ -14,10 +14,12 @@ Transformer"): pre-training by span corruption, and summaries by it.
 
 `:tiny`: two CPU cores, about a minute, embedded Shakespeare with a byte-pair vocabulary trained on
 it; no published number.
-`:shakespeare`, `:packages`, `:synopses`: three layers of 256 and AdamW, for two cores: span corruption
-of embedded Shakespeare and of the descriptions of Debian's packages, and the one line that stands for
-a package out of its description, from that pre-training or from nothing. Packages are split by their
-source; what is tested on is not pre-trained on either. No published number.
+`:shakespeare`, `:packages`, `:synopses`: two layers of 128, for two cores: span corruption of embedded
+Shakespeare and of the descriptions of Debian's packages, and the one line that stands for a package
+out of its description, from that pre-training or from nothing. Packages are split by their source;
+what is tested on is not pre-trained on either. Adafactor at 0.02, not Adam: the table begins at a
+deviation of 1, and steps that do not grow with it leave it where it is (150 steps of Shakespeare in
+three layers of 256: held-out loss 5.20 against AdamW's 5.79 at 1e-3). No published number.
 `:small` to `:11b`, and `:1.1-small` to `:1.1-xxl`: accelerators that hold them. Put a token store of
 C4, written with T5's own vocabulary, at data/c4 first. Expected after fine-tuning, base and large:
 GLUE 82.7 and 86.4, SQuAD F1 92.08 and 93.79 (table 14).
@@ -88,28 +90,30 @@ def get_config(variant="tiny"):
 
 
 def _little(config, variant):
-    config.update(steps=1200, batch=32, length=128)
+    config.update(steps=1000, batch=32, length=128)
     config.model = families.row(
-        "t5", "small", vocab=8292, context=256, layers=3, width=256, heads=4, head_size=64, ff=1024,
+        "t5", "small", vocab=4196, context=256, layers=2, width=128, heads=4, head_size=32, ff=512,
         dtype="bfloat16", stream="float32", **DRY,
     )  # fmt: skip
-    config.data.update(source="shakespeare", tokenizer="bpe:8192")
+    config.data.update(source="shakespeare", tokenizer="bpe:4096")
     if variant == "packages":
+        config.steps = 3000
         config.data.source = "data/synopses.jsonl.gz"
         config.data.heldout = ("heldout/*", "test/*")
     if variant == "synopses":
+        config.steps = 1500
         config.model.update(drop_resid=0.1, drop_embed=0.1)
         config.smoothing = 0.1
         config.data = dict(
             task="pairs", train="data/synopses.jsonl.gz", text="text", target="target", group="part",
-            heldout=("heldout",), test=("test",), prefix="summarize: ", tokenizer="bpe:8192",
+            heldout=("heldout",), test=("test",), prefix="summarize: ", tokenizer="bpe:4096",
             tokens=4096, least=32, target_length=32, truncate=True,
         )  # fmt: skip
         config.decode = dict(beams=4, alpha=0.6, rule="gnmt", limit=200, test=0)
         config.init = dict(checkpoint="")
-    config.optim = dict(
-        name="adamw", lr=1e-3, schedule="cosine", warmup=100, end=0.0, b2=0.98, weight_decay=0.01
-    )
-    config.eval.update(every=200, batches=0 if variant == "synopses" else 16)
-    config.checkpoint.update(every=200, keep=1)
+    config.optim.update(lr=0.02, schedule="cosine", warmup=100, decay_steps=0, end=0.0)
+    if variant == "synopses":
+        config.optim.lr = 0.01
+    config.eval.update(every=250, batches=0 if variant == "synopses" else 16)
+    config.checkpoint.update(every=250, keep=1)
     config.log.every = 10
