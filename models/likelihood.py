@@ -50,7 +50,7 @@ def token_log_probs(head, x, targets, chunk: int = 0, smooth: float = 0.0):
     """log p(target) in float32 [B,T], from hidden states x [B,T,D] and targets [B,T].
 
     `head` maps [B,t,D] to float32 logits [B,t,V], usually a model's `logits`. `chunk` is the number
-    of time steps whose logits exist at once; 0 takes as many as make 2^25 logits; `smooth` is
+    of time steps whose logits exist at once; 0 takes as many as make `CELLS` logits; `smooth` is
     `pick`'s. Differentiable in x and in whatever `head` closes over.
     """
     batch, time, width = x.shape
