@@ -51,13 +51,15 @@ def matthews(predicted, gold, labels: int) -> float:
 def pearson(a, b) -> float:
     """The linear correlation of two vectors; 0 where one of them is constant."""
     a, b = (np.asarray(x, np.float64) for x in _same(a, b))
-    a, b = a - a.mean(), b - b.mean()
+    a, b = (x - x.mean() if np.ptp(x) else 0 * x for x in (a, b))  # mean of 0.1, 0.1, 0.1: not 0.1
     return _ratio(a @ b, np.sqrt((a @ a) * (b @ b)))
 
 
 def ranks(x) -> np.ndarray:
-    """Ranks from 1, float64 [n]; equal values share the mean of their ranks."""
+    """Ranks from 1, float64 [n]; equal values share the mean of their ranks. NaN has none: all are NaN."""
     x = np.asarray(x)
+    if np.isnan(x).any():
+        return np.full(len(x), np.nan)
     _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return ((2 * last - counts + 1) / 2)[inverse]

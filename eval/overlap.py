@@ -28,7 +28,7 @@ _RULES = tuple(
 
 def words(text: str) -> list:
     """A text's tokens by the rules of mteval-v13a, which keep numbers whole."""
-    text = text.replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
+    text = text.rstrip().replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
     for entity, by in _ENTITIES:
         text = text.replace(entity, by)
     text = f" {text} "

@@ -62,7 +62,7 @@ def build(embed: Callable, data: Mapping) -> Callable:
     """`run(variables) -> metrics` of finding each query's own passage among all passages.
 
     embed(variables, batches) -> [N,D] of unit length; data: `queries` and `passages`, batches of
-    texts; `relevant` int [Q], the number of each query's passage.
+    texts; `relevant` int [Q], the number of each query's passage. A score that is NaN is ahead.
     """
 
     def run(variables) -> dict:
@@ -73,7 +73,7 @@ def build(embed: Callable, data: Mapping) -> Callable:
         for start in range(0, len(queries), 256):
             scores = queries[start : start + 256] @ passages.T
             own = scores[np.arange(len(scores)), wanted[start : start + 256]]
-            ranks += [[rank] for rank in np.sum(scores >= own[:, None], axis=1)]
+            ranks += [[rank] for rank in np.sum(~(scores < own[:, None]), axis=1)]
         return metrics(ranks)
 
     return run

@@ -24,12 +24,17 @@ def normalize(answer: str) -> str:
 
 def exact(predicted: str, golds: Sequence[str]) -> float:
     """1 if the answer is one of the gold answers after normalisation; no gold answer means ""."""
-    return float(any(normalize(predicted) == normalize(gold) for gold in golds or [""]))
+    return float(any(normalize(predicted) == normalize(gold) for gold in _said(golds)))
 
 
 def f1(predicted: str, golds: Sequence[str]) -> float:
     """The best F1 of the bags of words with any gold answer; an empty one must match exactly."""
-    return max(_overlap(predicted, gold) for gold in golds or [""])
+    return max(_overlap(predicted, gold) for gold in _said(golds))
+
+
+def _said(golds):
+    """The gold answers of which normalisation leaves something; "" where there is none."""
+    return [gold for gold in golds if normalize(gold)] or [""]
 
 
 def _overlap(predicted: str, gold: str) -> float:

@@ -81,6 +81,8 @@ def test_losses_of_pairs_start_where_they_should():
         preferences.pair(c, r, "dop")
     with pytest.raises(ValueError, match="expected 0 <= x < 0.5"):
         preferences.pair(c, r, "cdpo", wrong=0.5)
+    with pytest.raises(ValueError, match="0 < wrong"):
+        preferences.pair(c, r, "exo")
 
 
 def test_kto_s_reference_has_no_gradient_and_is_not_negative():
@@ -175,6 +177,8 @@ def test_the_best_of_equals_is_the_first():
     assert bestof.best([1, 3, 3, np.nan, -1, -2], 3).tolist() == [1, 4]
     with pytest.raises(ValueError, match="needs at least as many"):
         bestof.expected([1.0], [1.0], 2)
+    with pytest.raises(ValueError, match="no score"):
+        bestof.expected([1.0, np.nan], [1.0, 2.0], 1)
 
 
 def test_dual_clip_bounds_a_bad_token_and_a_good_one_not():

@@ -49,6 +49,17 @@ def test_correlations_with_ties(seed):
     assert metrics.pearson(a, np.ones(100)) == 0.0
 
 
+def test_a_constant_correlates_with_nothing_and_nan_with_nan():
+    tenths = np.full(3, 0.1)
+    assert tenths.mean() != 0.1 and metrics.pearson(tenths, tenths) == 0.0
+    assert metrics.spearman(tenths, tenths) == 0.0
+    broken = np.array([1.0, np.nan, 3.0])
+    for measure in (metrics.pearson, metrics.spearman):
+        assert np.isnan(measure(broken, np.arange(3.0))) and np.isnan(
+            measure(tenths * np.nan, tenths)
+        )
+
+
 def test_what_cannot_be_compared():
     with pytest.raises(ValueError, match="two equal vectors"):
         metrics.accuracy([1, 2], [1])

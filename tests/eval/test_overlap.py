@@ -19,6 +19,11 @@ def test_the_reference_packages_numbers(case):
         assert value == pytest.approx(case[name], abs=1e-9), name
 
 
+def test_white_space_at_the_end_goes_before_a_hyphen_s_line_break():
+    assert overlap.words("well-\nknown") == ["wellknown"]
+    assert overlap.words("x-\n") == overlap.words("x- ") == ["x-"]  # as sacrebleu has it
+
+
 def test_a_text_is_itself_and_exact_match_counts():
     texts = ["one two three four five", "six"]
     assert overlap.bleu(texts, texts) == pytest.approx(100)

@@ -65,6 +65,12 @@ def test_search_ranks_each_querys_own_passage():
     assert found["mrr"] == pytest.approx((1 + 1 + 1 / 6) / 3)
 
 
+def test_a_score_that_is_nan_is_last():
+    data = dict(queries=np.array([0, 1]), passages=np.arange(4), relevant=np.array([0, 1]))
+    found = retrieval.build(lambda table, rows: table[rows], data)(np.full((4, 2), np.nan))
+    assert found["recall@1"] == 0 and found["mrr"] == pytest.approx(1 / 4)
+
+
 def test_no_relevant_passage_is_refused():
     with pytest.raises(ValueError, match="no query"):
         retrieval.metrics([[]])

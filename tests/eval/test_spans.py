@@ -27,6 +27,8 @@ SCORED = [  # predicted, golds, exact, f1
     ("", [], 1.0, 1.0),
     ("cat", [], 0.0, 0.0),
     ("the", ["cat"], 0.0, 0.0),
+    ("", ["The", "cat"], 0.0, 0.0),  # SQuAD 2.0 asks for no gold answer that is nothing
+    ("", ["The", "!"], 1.0, 1.0),
 ]
 
 

@@ -294,6 +294,8 @@ def test_scores_are_brought_to_mean_0_and_deviation_1():
         [(gain * raw + bias).mean(), (gain * raw + bias).std()], [0, 1], atol=1e-9
     )
     assert rewards.affine(np.full(3, 2.0)) == (1.0, -2.0)
+    assert np.full(7, 0.1).std() > 0  # by rounding
+    assert rewards.affine(np.full(7, 0.1)) == pytest.approx((1.0, -0.1))
     with pytest.raises(ValueError, match="no answer of the reference"):
         rewards.affine([np.nan])
 

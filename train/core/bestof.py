@@ -23,6 +23,8 @@ def expected(proxy, gold, n: int) -> float:
     count = len(proxy)
     if not 1 <= n <= count:
         raise ValueError(f"the best of {n} needs at least as many samples; there are {count}")
+    if np.isnan(proxy).any():
+        raise ValueError("a sample has no score to be chosen by")
     ranked = gold[np.argsort(proxy, kind="stable")]
     share, total = 1.0, 0.0  # of the best sample: C(N - 1, n - 1) / C(N, n) = n / N
     for rank in range(count, n - 1, -1):

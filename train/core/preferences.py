@@ -88,6 +88,8 @@ def pair(chosen, rejected, kind: str, beta: float = 0.1, wrong: float = 0.0):
         raise ValueError(f"no preference loss {kind!r}; {nearest(kind, LOSSES)}")
     if not 0 <= wrong < 0.5:
         raise ValueError(f"a share of wrong labels of {wrong}; expected 0 <= x < 0.5")
+    if kind == "exo" and not wrong:
+        raise ValueError("the loss exo takes the logarithm of `wrong`; expected 0 < wrong < 0.5")
     return LOSSES[kind](chosen, rejected, beta, wrong)
 
 

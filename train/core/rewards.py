@@ -112,5 +112,5 @@ def affine(raw, mean: float = 0.0, std: float = 1.0) -> tuple[float, float]:
     raw = raw[np.isfinite(raw)]
     if not len(raw):
         raise ValueError("no answer of the reference has a score to normalise by")
-    gain = std / raw.std() if raw.std() > 0 else 1.0
+    gain = std / raw.std() if np.ptp(raw) > 0 else 1.0
     return float(gain), float(mean - gain * raw.mean())

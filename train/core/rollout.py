@@ -161,7 +161,9 @@ def watched(made, raw, method: str, size: int) -> dict:
     away = (made["old"] - made["reference"]) * mask
     out = {
         "reward": float(np.nanmean(raw)) if np.isfinite(raw).any() else float("nan"),
-        "reward_std": float(np.nanstd(raw)) if np.isfinite(raw).any() else float("nan"),
+        "reward_std": float(np.nanstd(raw, dtype=np.float64))
+        if np.isfinite(raw).any()
+        else float("nan"),
         "score": float(np.nanmean(score)) if np.isfinite(score).any() else float("nan"),
         "kl": float(away.sum(-1).mean()),
         "kl_per_token": float(away.sum() / max(mask.sum(), 1)),
