@@ -54,16 +54,23 @@ def check(o, tokens, mask, s: Settings):
     mask = np.ones(tokens.shape, np.int32) if mask is None else np.asarray(mask).astype(np.int32)
     if tokens.ndim != 2 or mask.shape != tokens.shape or not tokens.size:
         raise ValueError(f"tokens {tokens.shape} and mask {mask.shape} must be the same [B,T]")
+    _whole(tokens)
     if not mask[:, -1].all() or (np.diff(mask, axis=1) < 0).any():
         raise ValueError("prompts must be padded on the left and hold at least one token each")
     real = np.where(mask, tokens, 0)
     if real.min() < 0 or real.max() >= o.vocab:
         wrong = int(real.max() if real.max() >= o.vocab else real.min())
         raise ValueError(f"token {wrong} is outside the model's vocabulary of {o.vocab}")
-    named = [*s.eos, *s.suppress, *s.forced_last, *(t for word in s.bad_words for t in word), s.pad]
-    if max(named) >= o.vocab or min(named) < -1:
+    named = [*s.eos, *s.suppress, *s.forced_last, *(t for word in s.bad_words for t in word)]
+    named += [token for token in (s.pad, s.forced_first) if token != -1]
+    wrong = [token for token in named if not 0 <= token < o.vocab]
+    if wrong:
         raise ValueError(
-            f"a setting names token {max(named)}, outside the model's vocabulary of {o.vocab}"
+            f"a setting names token {wrong[0]}, outside the model's vocabulary of {o.vocab}"
+        )
+    if s.top_log_probs > o.vocab:
+        raise ValueError(
+            f"top_log_probs={s.top_log_probs} exceeds the model's vocabulary of {o.vocab}"
         )
     longest = int(mask.sum(1).max())
     if longest + s.max_new_tokens > o.context and o.positions != "relative":
@@ -73,6 +80,11 @@ def check(o, tokens, mask, s: Settings):
         )
     inside = (tokens >= 0) & (tokens < o.vocab)
     return np.where(inside, tokens, s.fill).astype(np.int32), mask
+
+
+def _whole(tokens):
+    if tokens.dtype.kind not in "iu":
+        raise ValueError(f"tokens are {tokens.dtype}; expected whole numbers")
 
 
 def given(o, tokens, mask, s: Settings, prompt=None) -> tuple:
@@ -102,6 +114,7 @@ def source(o, tokens, mask=None) -> dict:
     mask = np.ones(tokens.shape, np.int32) if mask is None else np.asarray(mask).astype(np.int32)
     if tokens.ndim != 2 or mask.shape != tokens.shape or not tokens.size:
         raise ValueError(f"tokens {tokens.shape} and mask {mask.shape} must be the same [B,S]")
+    _whole(tokens)
     if not mask.any(1).all():
         raise ValueError("a source is empty; give at least one token")
     if tokens.min() < 0 or tokens.max() >= vocab:

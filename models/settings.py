@@ -72,12 +72,18 @@ class Settings:
             raise ValueError(f"nucleus is {self.nucleus!r}; expected 'crossing' or 'within'")
         if self.length_rule not in ("power", "gnmt"):
             raise ValueError(f"length_rule is {self.length_rule!r}; expected 'power' or 'gnmt'")
-        if self.early_stopping not in (True, False, "never"):
+        if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
             raise ValueError(
                 f"early_stopping is {self.early_stopping!r}; expected True, False or 'never'"
             )
         if any(not text for text in self.stop) or any(not word for word in self.bad_words):
             raise ValueError("a stop string or bad word is empty")
+        for name, forced in (
+            ("forced_first", (self.forced_first,) if self.forced_first >= 0 else ()),
+            ("forced_last", self.forced_last),
+        ):
+            if forced and set(forced) <= set(self.suppress):
+                raise ValueError(f"{name} is {getattr(self, name)}, which suppress forbids")
         self._check_rows()
 
     def _check_rows(self):

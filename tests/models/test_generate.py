@@ -309,6 +309,13 @@ def test_what_does_not_fit_is_said():
         call([[1, 23]], max_new_tokens=2)
     with pytest.raises(ValueError, match="vocabulary of 23"):
         call([[1]], max_new_tokens=2, eos=(99,))
+    for name, value in {"suppress": (-1,), "eos": (2, -1), "forced_first": 23, "pad": 23}.items():
+        with pytest.raises(ValueError, match=r"names token (-1|23), outside"):
+            call([[1]], max_new_tokens=2, **{name: value})
+    with pytest.raises(ValueError, match="top_log_probs=24"):
+        call([[1]], max_new_tokens=2, top_log_probs=24)
+    with pytest.raises(ValueError, match="float64; expected whole"):
+        call([[1.7]], max_new_tokens=2)
     with pytest.raises(ValueError, match="seeds"):
         call([[1]], max_new_tokens=2, temperature=1.0)
     with pytest.raises(ValueError, match="empty"):
