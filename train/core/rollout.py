@@ -159,11 +159,11 @@ def watched(made, raw, method: str, size: int) -> dict:
     """
     mask, score = made["answer"], made["score"]
     away = (made["old"] - made["reference"]) * mask
+    scored = np.isfinite(raw).any()
+    spread = np.nanstd(raw, dtype=np.float64) if scored else np.nan  # of equal ones: 0, not nearly
     out = {
-        "reward": float(np.nanmean(raw)) if np.isfinite(raw).any() else float("nan"),
-        "reward_std": float(np.nanstd(raw, dtype=np.float64))
-        if np.isfinite(raw).any()
-        else float("nan"),
+        "reward": float(np.nanmean(raw)) if scored else float("nan"),
+        "reward_std": float(spread),
         "score": float(np.nanmean(score)) if np.isfinite(score).any() else float("nan"),
         "kl": float(away.sum(-1).mean()),
         "kl_per_token": float(away.sum() / max(mask.sum(), 1)),
