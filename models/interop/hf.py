@@ -157,21 +157,24 @@ def _embedding(table, o, prefix):
 
 
 def _copies(table, o, prefix, files, alias):
-    """Names under which old files hold the token table of both stacks again, which must be equal.
+    """Names under which files may hold the token table of both stacks again, which must be equal.
 
-    A file with nothing but such a copy has its table there: then `alias` gets it.
+    A file with nothing but such a copy has its table there: then `alias` gets it, as it gets the
+    table for every copy that a file lacks.
     """
     if o.encoder_vocab:
         return ()
     embedding = table.embedding.replace("@", prefix)
-    found = [name for name in (c.replace("@", prefix) for c in table.copies) if name in files]
+    copies = [name.replace("@", prefix) for name in table.copies]
+    found = [name for name in copies if name in files]
     if found and alias.get(embedding, embedding) not in files:
         alias[embedding] = found[0]
     kept = alias.get(embedding, embedding)
+    alias.update((name, kept) for name in copies if name not in files)
     for name in found:
         if not np.array_equal(files[name], files[kept]):
             raise ValueError(
-                f"{name!r:.80} differs from {kept!r:.80}, which the reference ties it to"
+                f"{name!r:.80} differs from {kept!r:.80}; both stacks read one table"
             )
     return tuple(name for name in found if name != kept)
 

@@ -41,12 +41,14 @@ def _bart(side: str) -> tuple:
 
 _own = lambda o: o.encoder_vocab > 0
 _one = lambda o: not o.encoder_vocab
+_thrice = lambda o: _one(o) and not o.tied  # the reference then ties neither stack to the table
 _COPIES = ("@encoder.embed_tokens.weight", "@decoder.embed_tokens.weight")
 BART = Table(
     rows=(
         Row("embed/tokens/embedding", "@shared.weight", "V D -> V D", _one),
         Row("embed/tokens/embedding", "@decoder.embed_tokens.weight", "V D -> V D", _own),
         Row("encoder/embed/tokens/embedding", "@encoder.embed_tokens.weight", "V D -> V D", _own),
+        *(Row("embed/tokens/embedding", name, "V D -> V D", _thrice) for name in _COPIES),
         *_bart("encoder"),
         *_bart("decoder"),
         Row("head/kernel", "lm_head.weight", "V D -> D V", _untied),

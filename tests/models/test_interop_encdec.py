@@ -13,6 +13,7 @@ from models.interop import config, describe, hf, tensors
 from models.options import Options
 
 GOLDEN = Path(__file__).parents[1] / "golden/parity"
+STACKS = ("encoder.embed_tokens", "decoder.embed_tokens")
 
 
 @pytest.fixture
@@ -76,6 +77,23 @@ def test_a_copy_that_differs_is_refused_and_a_head_that_differs_is_untied(folder
     change(folder, wrong)
     with pytest.raises(ValueError, match="encoder.embed_tokens.weight.*shared.weight"):
         interop.load(folder)
+
+
+def test_an_untied_table_is_written_for_each_stack(tmp_path):
+    """tie_word_embeddings = false leaves each stack of the reference's BART with its own table."""
+    first = interop.load(GOLDEN / "bart/lm")
+    o, params = first.options.replace(tied=False), first.variables["params"]
+    table = params["embed"]["tokens"]["embedding"]
+    params = {**params, "head": {**params.get("head", {}), "kernel": table.T + 1}}
+    interop.export(tmp_path, o, params)
+    arrays, names = load_file(tmp_path / "model.safetensors"), ("shared", *STACKS)
+    for name in names:
+        assert np.array_equal(arrays[f"model.{name}.weight"], table)
+    assert not tensors.read_json(tmp_path / "config.json")["tie_word_embeddings"]
+    again = interop.load(tmp_path)
+    assert not again.options.tied and same(again.variables["params"], params)
+    change(tmp_path, lambda arrays: [arrays.pop(f"model.{name}.weight") for name in STACKS])
+    assert same(interop.load(tmp_path).variables["params"], params)
 
 
 @pytest.mark.parametrize(
