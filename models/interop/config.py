@@ -86,7 +86,6 @@ REFUSED = {
     "add_cross_attention": False,
     "is_encoder_decoder": False,
     "quantization_config": None,
-    "chunk_size_feed_forward": 0,
     "is_decoder": False,
 }
 ALLOWED = {**encoders.ALLOWED, **encdecs.ALLOWED}  # but not of these

@@ -317,3 +317,8 @@ def test_every_table_covers_its_family_exactly():
         assert len(ours) == len(set(ours))
         assert set(ours) == set(rename.flatten(shapes(o))), family
         assert hf.describe.kind(o)
+
+
+def test_a_feed_forward_layer_in_chunks_is_the_same_model():
+    whole = config.read({"model_type": "bert"})
+    assert config.read({"model_type": "bert", "chunk_size_feed_forward": 4}) == whole
