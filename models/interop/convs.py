@@ -83,13 +83,16 @@ def _read_efficientnet(c: Mapping, o: dict) -> dict:
     strides = numbers(c, "strides", (1, 2, 2, 2, 1, 2, 1))
     if not set(strides) <= {1, 2}:
         raise ValueError(f"config.json: strides are {list(strides)}; supported are 1 and 2")
+    kernels = numbers(c, "kernel_sizes", (3, 3, 5, 3, 5, 5, 3))
+    if (1, 2) in zip(kernels, strides, strict=False):  # theirs cuts the first row and column off
+        raise ValueError(f"config.json: kernel_sizes are {list(kernels)}; 1 is not for stride 2")
     kinds = {"mean": "mean", "max": "max"}
     size = c.get("image_size", 600)
     found = dict(
         kind="efficientnet", norm="batch", depths=depths, widths=widths, strides=strides,
-        kernels=numbers(c, "kernel_sizes", (3, 3, 5, 3, 5, 5, 3)),
-        expands=numbers(c, "expand_ratios", (1, 6, 6, 6, 6, 6, 6)), stem=(stem,), stem_kernel=3,
-        stem_stride=2, top=top, squeeze=ratio, padding="kernel", first_skips=False,
+        kernels=kernels, expands=numbers(c, "expand_ratios", (1, 6, 6, 6, 6, 6, 6)),
+        stem=(stem,), stem_kernel=3, stem_stride=2, top=top, squeeze=ratio, padding="kernel",
+        first_skips=False,
         square=tuple(sorted(set(numbers(c, "depthwise_padding", ())))),
         act=act(c, "hidden_act", "swish"), pool=act(c, "pooling_type", "mean", kinds),
         image_size=size[0] if isinstance(size, list) and size else get(c, "image_size", 600, int),

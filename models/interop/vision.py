@@ -3,6 +3,7 @@
 `models.interop.config` and `models.interop.describe` take these tables beside their own.
 """
 
+import math
 from collections.abc import Mapping
 
 from models.interop.fields import act, get, labels
@@ -113,6 +114,14 @@ def _read_beit(c, o):
         raise ValueError("config.json: patch_size of a beit must be a whole number")
     biased = o["relative_layers"] or o["relative_shared"]
     absolute = get(c, "use_absolute_position_embeddings", False, bool)
+    rows = found["image_size"] // found["patch"]
+    columns = (found["image_width"] or found["image_size"]) // found["patch"]
+    if absolute and rows != columns and math.isqrt(rows * columns) ** 2 == rows * columns:
+        side = math.isqrt(rows * columns)
+        raise ValueError(
+            f"config.json: image_size makes {rows} x {columns} patches, whose table of "
+            f"use_absolute_position_embeddings the reference takes for {side} x {side}"
+        )
     return found | dict(
         k_bias=False, positions="learned" if absolute else "none", pool="mean" if mean else "first",
         pool_norm=mean, final_norm=not mean, pool_width=0,

@@ -100,6 +100,7 @@ def test_a_file_without_counters_is_read(tmp_path):
         ("efficientnet/odd", dict(hidden_dim=161), ("hidden_dim", "161", "160")),
         ("efficientnet/odd", dict(in_channels=[32, 32, 32]), ("in_channels",)),
         ("efficientnet/odd", dict(kernel_sizes=[3, 4, 5]), ("kernels", "4")),
+        ("efficientnet/odd", dict(kernel_sizes=[3, 3, 1], strides=[1, 1, 2]), ("kernel_sizes",)),
         ("efficientnet/odd", dict(pooling_type="min"), ("pooling_type", "min")),
         ("efficientnet/odd", dict(squeeze_expansion_ratio=0), ("squeeze_expansion_ratio",)),
         ("efficientnet/odd", dict(depth_divisor=0), ("depth_divisor",)),

@@ -106,6 +106,13 @@ def test_timms_architectures_are_our_rows(architecture, row):
         ({"model_type": "vit", "architectures": ["ViTMAEModel2"]}, "ViTMAEModel2"),
         ({"model_type": "beit", "architectures": ["BeitForSemanticSegmentation"]}, "Segmentation"),
         ({"model_type": "beit", "patch_size": [4, 8]}, "patch_size"),
+        (
+            {
+                "model_type": "beit", "use_absolute_position_embeddings": True,
+                "image_size": [32, 128],
+            },
+            "image_size makes 2 x 8",
+        ),
         ({"model_type": "swin", "depths": [2, 0]}, "depths"),
         ({"model_type": "swin", "depths": [10**6] * 2, "num_heads": [3, 6]}, "layers"),
         ({"model_type": "swin", "num_heads": [3, 6]}, "num_heads"),
