@@ -52,9 +52,9 @@ class Peer:
         batch["positions"] = _slots(batch["tokens"])
         if self.o.kind == "encdec":
             if "decoder_tokens" not in batch:
-                source = np.asarray(inputs.get("labels", inputs["input_ids"]))
-                source = inputs["input_ids"] if source.ndim != 2 else source
-                batch["decoder_tokens"] = self._shift(np.asarray(source))
+                labels = inputs.get("labels") if self.o.head == "lm" else None
+                source = np.asarray(inputs["input_ids"] if labels is None else labels)
+                batch["decoder_tokens"] = self._shift(source)
             batch["decoder_positions"] = _slots(batch["decoder_tokens"])
         if self.o.head == "classify":
             ends = batch["tokens"] == self.config.get("eos_token_id", 2)
