@@ -173,9 +173,7 @@ def _copies(table, o, prefix, files, alias):
     alias.update((name, kept) for name in copies if name not in files)
     for name in found:
         if not np.array_equal(files[name], files[kept]):
-            raise ValueError(
-                f"{name!r:.80} differs from {kept!r:.80}; both stacks read one table"
-            )
+            raise ValueError(f"{name!r:.80} differs from {kept!r:.80}; both stacks read one table")
     return tuple(name for name in found if name != kept)
 
 

@@ -108,7 +108,8 @@ def test_timms_architectures_are_our_rows(architecture, row):
         ({"model_type": "beit", "patch_size": [4, 8]}, "patch_size"),
         (
             {
-                "model_type": "beit", "use_absolute_position_embeddings": True,
+                "model_type": "beit",
+                "use_absolute_position_embeddings": True,
                 "image_size": [32, 128],
             },
             "image_size makes 2 x 8",
