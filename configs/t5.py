@@ -96,6 +96,7 @@ def _little(config, variant):
         dtype="bfloat16", stream="float32", **DRY,
     )  # fmt: skip
     config.data.update(source="shakespeare", tokenizer="bpe:4096")
+    config.optim.update(lr=0.02, schedule="cosine", warmup=100, decay_steps=0, end=0.0)
     if variant == "packages":
         config.steps = 3000
         config.data.source = "data/synopses.jsonl.gz"
@@ -104,6 +105,7 @@ def _little(config, variant):
         config.steps = 1500
         config.model.update(drop_resid=0.1, drop_embed=0.1)
         config.smoothing = 0.1
+        config.optim.lr = 0.01
         config.data = dict(
             task="pairs", train="data/synopses.jsonl.gz", text="text", target="target", group="part",
             heldout=("heldout",), test=("test",), prefix="summarize: ", tokenizer="bpe:4096",
@@ -111,9 +113,6 @@ def _little(config, variant):
         )  # fmt: skip
         config.decode = dict(beams=4, alpha=0.6, rule="gnmt", limit=200, test=0)
         config.init = dict(checkpoint="")
-    config.optim.update(lr=0.02, schedule="cosine", warmup=100, decay_steps=0, end=0.0)
-    if variant == "synopses":
-        config.optim.lr = 0.01
     config.eval.update(every=250, batches=0 if variant == "synopses" else 16)
     config.checkpoint.update(every=250, keep=1)
     config.log.every = 10

@@ -211,6 +211,9 @@ def test_the_best_of_a_group_is_what_is_learned(tmp_path):
     np.testing.assert_array_equal(chosen.argmax(-1), made["score"].reshape(-1, 4).argmax(-1))
     found = rollout.watched(made, raw, "best", 4)
     assert found["kl_bound"] == pytest.approx(np.log(4) - 0.75)
+    equal = np.full(7, 0.1, np.float32)
+    assert equal.std() > 0  # by rounding
+    assert rollout.watched(made, equal, "best", 4)["reward_std"] == 0
 
 
 def test_an_answer_that_cannot_be_scored(plain, tmp_path):
