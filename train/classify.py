@@ -93,8 +93,9 @@ def _open(config):
         )
     about = {"task": task, "labels": list(material.labels), "tokenizer": tokenizer.hash}
     stream = encode.Stream(
-        material.rows["train"], config.seed, config.batch, *loop.slices(config), about
-    )
+        material.rows["train"], config.seed, config.batch, *loop.slices(config), about,
+        pool=config.data.get("pool", 0),
+    )  # fmt: skip
     decay = config.get("layer_decay", 1.0)
     if decay != 1.0:
         config.optim.multipliers = (*config.optim.multipliers, *layerwise(o, decay, config))

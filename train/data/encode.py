@@ -7,6 +7,7 @@ or "middle", which keeps a quarter from the start (Sun et al. 2019, section 5.3.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 import xxhash
@@ -40,9 +41,14 @@ class Rows:
     def __len__(self):
         return len(self.parts)
 
+    @functools.cached_property
+    def sizes(self) -> np.ndarray:
+        """The tokens of each row's longest part, int64 [N]."""
+        return np.asarray([max(len(tokens) for tokens, _ in parts) for parts in self.parts])
+
     def time(self, numbers) -> int:
         """The slots that some rows need, a multiple of STEP, at most `length`."""
-        most = max(len(tokens) for n in numbers for tokens, _ in self.parts[n])
+        most = int(self.sizes[numbers].max())
         return min(self.length, -(-most // STEP) * STEP)
 
     def batch(self, numbers, time: int = 0) -> dict[str, np.ndarray]:
@@ -94,19 +100,29 @@ class Rows:
 
 
 class Stream:
-    """Batches by step, a pure function of (seed, step): each epoch in an order of its own."""
+    """Batches by step, a pure function of (seed, step): each epoch in an order of its own.
 
-    def __init__(self, rows: Rows, seed, batch, process=0, processes=1, fingerprint=None):
+    pool: so many batches of an epoch's order are sorted by length together and cut anew, so that rows
+    of like length share a batch, which is as long as its longest (0: as they come). Every epoch still
+    reads each row once.
+    """
+
+    def __init__(self, rows: Rows, seed, batch, process=0, processes=1, fingerprint=None, pool=0):
         if batch % processes:
             raise ValueError(f"batch {batch} does not divide by {processes} processes")
-        self.rows, self.seed, self.size = rows, seed, batch
+        if pool < 0:
+            raise ValueError(f"config.data.pool={pool}; expected a number of batches, or 0")
+        self.rows, self.seed, self.size, self.pool = rows, seed, batch, pool
         self.process, self.processes = process, processes
+        self.order = functools.lru_cache(maxsize=2)(self._order)
         state = xxhash.xxh3_128()
         for parts, target in zip(rows.parts, rows.targets, strict=True):
             for tokens, _ in parts:
                 state.update(np.ascontiguousarray(tokens))
             state.update(repr(target).encode())
         self.fingerprint = {"rows": len(rows), "xxh3": state.hexdigest(), **(fingerprint or {})}
+        if pool:
+            self.fingerprint["pool"] = pool
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """This process's rows of the global batch of a step."""
@@ -115,11 +131,25 @@ class Stream:
         numbers = np.empty(self.size, np.int64)
         for epoch in np.unique(samples // count).tolist():
             at = samples // count == epoch
-            key = packing.mix(self.seed, 5, epoch)
-            numbers[at] = packing.permute(samples[at] % count, count, key)
+            numbers[at] = self.order(epoch)[samples[at] % count]
         numbers = numbers.tolist()
         time = self.rows.time(numbers) if self.rows.trim else 0
         return self.rows.batch(numbers[self.process * share : (self.process + 1) * share], time)
+
+    def _order(self, epoch) -> np.ndarray:
+        """The rows of an epoch, int64 [N]."""
+        count, size, key = len(self.rows), self.size, packing.mix(self.seed, 5, epoch)
+        order = packing.permute(np.arange(count), count, key)
+        if not self.pool:
+            return order
+        start = -epoch * count % size  # before it: what fills the batch that the last epoch began
+        whole = order[start : start + (count - start) // size * size]
+        for at in range(0, len(whole), self.pool * size):
+            part = whole[at : at + self.pool * size]
+            batches = part[np.argsort(self.rows.sizes[part], kind="stable")].reshape(-1, size)
+            mixed = packing.permute(np.arange(len(batches)), len(batches), packing.mix(key, at))
+            part[:] = batches[mixed].ravel()
+        return order
 
 
 def encode(examples: Examples, tokenizer, length: int, truncate=False, cut="end") -> Rows:

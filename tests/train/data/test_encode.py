@@ -119,6 +119,47 @@ def test_the_stream_reads_every_row_once_an_epoch():
     assert encode.Stream(other, 1, 8).fingerprint != stream.fingerprint
 
 
+def _pooled(rows, epochs, batch=8, **more):
+    """The rows that each of `epochs` reads, their numbers being the targets, and batches' lengths."""
+    stream, count = encode.Stream(rows, 1, batch, **more), len(rows)
+    made = [stream.batch(step) for step in range(-(-epochs * count // batch))]
+    numbers = np.concatenate([m["targets"] for m in made])[: epochs * count]
+    return numbers.reshape(epochs, count), [m["tokens"].shape[1] for m in made]
+
+
+def test_pooled_batches_hold_rows_of_like_length_and_every_row_once_an_epoch():
+    sizes = np.random.default_rng(0).integers(1, 120, 203)
+    texts = [(" ".join(["cat"] * n),) for n in sizes]
+    rows = encode.encode(examples("classify", texts, list(range(203))), TOKENIZER, 128)
+    plain, long = _pooled(rows, 3)
+    numbers, short = _pooled(rows, 3, pool=8)
+    assert all(sorted(epoch) == list(range(203)) for epoch in numbers.tolist())
+    assert (numbers[0] != numbers[1]).any() and (numbers[0] != plain[0]).any()
+    assert sum(short) < 0.75 * sum(long)
+    assert np.corrcoef(np.arange(len(short)), short)[0, 1] < 0.5  # not from short to long
+    again = encode.Stream(rows, 1, 8, pool=8)
+    np.testing.assert_array_equal(again.batch(70)["targets"], numbers.ravel()[560:568])  # any step first
+    halves = [encode.Stream(rows, 1, 8, p, 2, pool=8).batch(26) for p in (0, 1)]  # over an epoch's end
+    assert halves[0]["tokens"].shape == halves[1]["tokens"].shape
+    joined = np.concatenate([half["targets"] for half in halves])
+    np.testing.assert_array_equal(joined, numbers.ravel()[208:216])
+    assert again.fingerprint != encode.Stream(rows, 1, 8).fingerprint
+
+
+@pytest.mark.parametrize("count", [1, 5, 8, 9, 17])
+def test_pools_that_are_larger_than_the_data_lose_nothing(count):
+    texts = [("cat " * (n + 1),) for n in range(count)]
+    rows = encode.encode(examples("classify", texts, list(range(count))), TOKENIZER, 64)
+    numbers, _ = _pooled(rows, 4, pool=50)
+    assert all(sorted(epoch) == list(range(count)) for epoch in numbers.tolist())
+
+
+def test_a_pool_below_zero_is_an_error():
+    rows = encode.encode(examples("classify", [("cat",)], [0]), TOKENIZER, 9)
+    with pytest.raises(ValueError, match="data.pool=-1; expected a number of batches"):
+        encode.Stream(rows, 0, 1, pool=-1)
+
+
 def test_evaluation_batches_hold_every_row_once():
     rows = encode.encode(examples("classify", [(f"{n}",) for n in range(11)]), TOKENIZER, 9)
     batches = rows.batches(4)
