@@ -74,7 +74,9 @@ def get_config(variant="tiny"):
     if variant == "sections":
         config.update(steps=1600, batch=64, length=96)
         config.model.labels = 42
-        config.data.update(train="data/sections.jsonl.gz", valid_share=0.05, test_share=0.1, pool=50)
+        config.data.update(
+            train="data/sections.jsonl.gz", valid_share=0.05, test_share=0.1, pool=50
+        )
         config.optim.update(lr=2e-4, warmup=160)
         config.eval.every = 400
         config.checkpoint.every = 400

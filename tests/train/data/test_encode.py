@@ -138,8 +138,8 @@ def test_pooled_batches_hold_rows_of_like_length_and_every_row_once_an_epoch():
     assert sum(short) < 0.75 * sum(long)
     assert np.corrcoef(np.arange(len(short)), short)[0, 1] < 0.5  # not from short to long
     again = encode.Stream(rows, 1, 8, pool=8)
-    np.testing.assert_array_equal(again.batch(70)["targets"], numbers.ravel()[560:568])  # any step first
-    halves = [encode.Stream(rows, 1, 8, p, 2, pool=8).batch(26) for p in (0, 1)]  # over an epoch's end
+    np.testing.assert_array_equal(again.batch(70)["targets"], numbers.ravel()[560:568])
+    halves = [encode.Stream(rows, 1, 8, p, 2, pool=8).batch(26) for p in (0, 1)]
     assert halves[0]["tokens"].shape == halves[1]["tokens"].shape
     joined = np.concatenate([half["targets"] for half in halves])
     np.testing.assert_array_equal(joined, numbers.ravel()[208:216])
