@@ -92,19 +92,16 @@ def _shown(token: str, number: int) -> str:
     return token if token and token.isprintable() else f"#{number}"
 
 
-def image(o, variables, path: str, source: str, query: int, rollout: bool) -> tuple:
+def image(loaded: interop.Loaded, path: str, query: int, rollout: bool) -> tuple:
     """([panels,rows,columns] of weights, their titles, the picture [H,W,C] of 0 to 255)."""
-    side = o.image_size
-    picture = classify_image.photograph(path, side, 1.0)
-    mean, std = (127.5, 127.5)
-    if Path(source, "config.json").is_file():
-        mean, std = classify_image.scale(interop.load(source), source)
-    pixels = (picture - np.float32(mean)) / np.float32(std)
+    o = loaded.options
     if o.channels not in (1, 3):
         raise ValueError(f"the model reads {o.channels} channels; pictures have 3, or 1 in grey")
-    pixels = pixels if o.channels == 3 else pixels.mean(-1, keepdims=True)
+    picture = classify_image.photograph(path, o.image_size, 1.0, o.channels)
+    mean, std = classify_image.scale(loaded)
+    pixels = (picture - np.float32(mean)) / np.float32(std)
     batch = {"images": pixels[None].astype(np.float32)}
-    found = maps(o, variables, batch)["attn"]
+    found = maps(o, loaded.variables, batch)["attn"]
     if o.kind == "swin":
         if rollout:
             raise ValueError("--rollout needs one grid for all layers; Swin has one a stage")
@@ -161,9 +158,9 @@ def draw_image(panels, titles, picture, out):
     """The picture, then each panel laid over it, scaled to its own largest weight."""
     figure, axes = _figure(len(panels) + 1, 14, 14)
     high, wide = picture.shape[:2]
-    shown = picture.astype(np.uint8)
+    shown = picture.astype(np.uint8).squeeze()
     for number, axis in enumerate(axes[: len(panels) + 1]):
-        axis.imshow(shown, extent=(0, wide, high, 0))
+        axis.imshow(shown, cmap="gray", extent=(0, wide, high, 0))
         axis.set_axis_off()
         if number:
             axis.imshow(panels[number - 1], cmap="inferno", alpha=0.65, extent=(0, wide, high, 0))
@@ -204,14 +201,17 @@ def main(argv=None) -> int:
     parser.add_argument("--heads", action="store_true", help="each head of a text apart")
     parser.add_argument("--out", default="maps.png", help="the picture (default: maps.png)")
     args = parser.parse_args(argv)
-    o, variables, tokenizer = open_source(args.source)
-    if o.kind in IMAGES:
-        if not args.image:
-            raise ValueError(f"a {o.kind} reads images; give one with --image")
-        drawn = image(o, variables, args.image, args.source, args.query, args.rollout)
+    if args.image:
+        loaded = convert.source(args.source)
+        if loaded.options.kind not in IMAGES:
+            raise ValueError(f"a {loaded.options.kind} reads text; give it with --text")
+        drawn = image(loaded, args.image, args.query, args.rollout)
         draw_image(*drawn, args.out)
         count = len(drawn[0])
     else:
+        o, variables, tokenizer = open_source(args.source)
+        if o.kind in IMAGES:
+            raise ValueError(f"a {o.kind} reads images; give one with --image")
         if not args.text:
             raise ValueError(f"a {o.kind} reads text; give it with --text")
         drawn = text(o, variables, tokenizer, args.text, args.target, args.which)

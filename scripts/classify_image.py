@@ -8,12 +8,14 @@
 
 The source is what `scripts.convert` takes: a run, a reference folder, a .pth file, or a package that
 ships one. An image is scaled so that its shorter side is the model's / `--crop`, its centre cut out, and
-its pixels are (p - mean) / std, p of 0 to 255: by default as the model's folder says, as EfficientNet-Lite
-was trained (127, 128), or ImageNet's mean and deviation. `--names` is a folder of `fetch imagenet-names`
-or a file with a name in each line; without one, classes are numbers.
+its pixels are (p - mean) / std, p of 0 to 255: by default as the run was trained or the model's folder
+says, as EfficientNet-Lite was trained (127, 128), or ImageNet's mean and deviation. Classes have the
+names that the model brings; `--names`, a file with a name in each line or a folder of `fetch
+imagenet-names`, gives others. A model of 1,000 nameless classes takes that folder by itself.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -21,9 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageOps
 
+from eval.images import outputs
 from models import interop
 from models.build import IMAGES, build
-from models.interop import untrusted
+from models.interop.about import PROBLEMS
 from scripts import convert
 from train.core.errors import Parser, cleanly
 from train.data.decode import MAX_PIXELS, MODES
@@ -52,15 +55,18 @@ def names(path: Path, count: int) -> list:
     return found
 
 
-def photograph(path, size: int, crop: float) -> np.ndarray:
-    """The centre of an image, [size,size,3] of 0 to 255. ValueError, naming the file, if it is none."""
+def photograph(path, size: int, crop: float, channels: int = 3) -> np.ndarray:
+    """The centre of an image, [size,size,C] of 0 to 255, in grey if `channels` is 1.
+
+    ValueError, naming the file, if it is none.
+    """
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"it has more than {MAX_PIXELS:,} pixels")
             if image.mode not in MODES:  # Pillow would clip it in silence
                 raise ValueError(f"its mode {image.mode!r} is not 8-bit grey, palette or colour")
-            image = ImageOps.exif_transpose(image).convert("RGB")
+            image = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
     except FileNotFoundError:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -69,30 +75,41 @@ def photograph(path, size: int, crop: float) -> np.ndarray:
     wide, high = (max(size, round(side * factor)) for side in image.size)
     image = image.resize((wide, high), Image.Resampling.BICUBIC)
     left, top = (wide - size) // 2, (high - size) // 2
-    return np.asarray(image.crop((left, top, left + size, top + size)), np.float32)
+    pixels = np.asarray(image.crop((left, top, left + size, top + size)), np.float32)
+    return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def scale(loaded: interop.Loaded, source: str) -> tuple:
+def scale(loaded: interop.Loaded) -> tuple:
     """(mean, deviation) of the pixels that a model was trained on, 0 to 255."""
-    file = Path(source) / "preprocessor_config.json"
-    told = untrusted.read_json(file) if file.is_file() else {}
-    timm = loaded.config.get("pretrained_cfg")
-    timm = timm if isinstance(timm, dict) else {}
-    for held, mean, std in ((told, "image_mean", "image_std"), (timm, "mean", "std")):
-        if held.get(mean) and held.get(std):
-            return tuple(255 * np.asarray(held[name], np.float32) for name in (mean, std))
-    o = loaded.options
+    told, o = loaded.about, loaded.options
+    if told.mean:
+        return tuple(255 * np.asarray(x, np.float32) for x in (told.mean, told.deviation))
     lite = o.kind == "efficientnet" and o.act == "relu6" and not o.squeeze
-    return (127.0, 128.0) if lite else IMAGENET
+    if lite:
+        return 127.0, 128.0
+    return IMAGENET if o.channels == 3 else (127.5, 127.5)
 
 
 def classify(loaded: interop.Loaded, images: np.ndarray) -> np.ndarray:
-    """Probabilities [B,C] of normalised images [B,H,W,3]. ValueError for a model without classes."""
+    """Probabilities [B,C] of normalised images [B,H,W,C], those of many labels each on its own.
+
+    Two heads are averaged. ValueError for a model without classes.
+    """
     o = loaded.options
-    if o.kind not in IMAGES or o.head != "classify":
+    if o.kind not in IMAGES or o.head not in ("classify", "distilled"):
         raise ValueError(f"the model is a {o.kind} with head={o.head!r}; it names no images")
-    out = jax.jit(build(o).apply)(loaded.variables, {"images": jnp.asarray(images)})
-    return np.asarray(jax.nn.softmax(out["scores"], -1))
+    squash = jax.nn.sigmoid if loaded.about.problem == PROBLEMS[2] else jax.nn.softmax
+    out = jax.jit(partial(outputs, build(o)))(loaded.variables, {"images": jnp.asarray(images)})
+    return np.asarray(squash(out))
+
+
+def _named(loaded: interop.Loaded, path: Path | None, count: int) -> list | None:
+    """The names of the classes: of --names, the model's own, ImageNet's for 1,000; or None."""
+    if path is None and loaded.about.labels:
+        return list(loaded.about.labels)
+    if path is None and count == 1000 and NAMES.is_dir():
+        path = NAMES
+    return None if path is None else names(path, count)
 
 
 def main(argv=None) -> int:
@@ -101,28 +118,30 @@ def main(argv=None) -> int:
     parser.add_argument(
         "--from", dest="source", required=True, help="a run, folder, file or package"
     )
-    parser.add_argument("--names", type=Path, help=f"names of the classes (default: {NAMES})")
+    parser.add_argument("--names", type=Path, help="a file or folder with the classes' names")
     parser.add_argument("--top", type=int, default=5, help="classes to print (default 5)")
-    parser.add_argument("--crop", type=float, default=0.875, help="share of a side (default .875)")
+    parser.add_argument(
+        "--crop", type=float, help="share of a side (default: the model's, or .875)"
+    )
     parser.add_argument("--mean", type=float, help="of pixels from 0 to 255")
     parser.add_argument("--std", type=float, help="their deviation")
     args = parser.parse_args(argv)
-    if not 0 < args.crop <= 1:
+    if args.crop is not None and not 0 < args.crop <= 1:
         raise ValueError(f"--crop is {args.crop}; expected a share above 0 and at most 1")
     loaded = convert.source(args.source)
-    mean, std = scale(loaded, args.source)
+    o, crop = loaded.options, args.crop or loaded.about.crop or 0.875
+    mean, std = scale(loaded)
     mean = mean if args.mean is None else args.mean
     std = std if args.std is None else args.std
-    pixels = [photograph(path, loaded.options.image_size, args.crop) for path in args.images]
+    pixels = [photograph(path, o.image_size, crop, o.channels) for path in args.images]
     scores = classify(loaded, (np.stack(pixels) - np.float32(mean)) / np.float32(std))
-    where = args.names or (NAMES if NAMES.is_dir() else None)
-    named = names(where, scores.shape[1]) if where else range(scores.shape[1])
+    named = _named(loaded, args.names, scores.shape[1])
     for path, row in zip(args.images, scores, strict=True):
         print(path)
         for i in np.argsort(-row, kind="stable")[: args.top]:
-            print(f"  {row[i]:.3f}  {named[i]}")
-    if where is None:
-        print("classes are numbers: python -m scripts.prepare fetch imagenet-names names them")
+            print(f"  {row[i]:.3f}  {named[i] if named else i}")
+    if named is None:
+        print("classes are numbers: --names FILE names them")
     return 0
 
 

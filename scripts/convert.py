@@ -20,14 +20,18 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from models import interop
 from models.build import IMAGES
 from models.convnets import KINDS as CONVNETS
 from models.interop import describe
+from models.interop.about import PROBLEMS, About
 from models.interop.rename import flatten
 from models.options import Options
 from train.core.errors import Parser, cleanly
+
+TASKS = {"regress": PROBLEMS[0], "multilabel": PROBLEMS[2]}  # config.data.task: what it is called
 
 
 def packaged(name: str) -> Path:
@@ -55,6 +59,7 @@ def source(name: str) -> interop.Loaded:
         return interop.load(path)
     from train.core import checkpoint
 
+    path = checkpoint.find(path)
     config, _, variables, tokenizer = checkpoint.load_run(path)
     special = {role: getattr(tokenizer, role, -1) for role in ("bos", "eos", "pad", "unk")}
     return interop.Loaded(
@@ -64,7 +69,21 @@ def source(name: str) -> interop.Loaded:
         special=special,
         chat_template=getattr(tokenizer, "chat_template", ""),
         config={},
+        about=_about(config, checkpoint.read_labels(path)),
     )
+
+
+def _about(config, labels) -> About:
+    """What a run knows of its classes and pixels."""
+    data = config.get("data", {})
+    scale, task = {}, data.get("task", "classify")
+    if config.model.get("kind") in IMAGES and ("train" in data or "mean" in data):
+        from train.data import images
+
+        shape = images.shape(config)
+        scale = dict(mean=tuple(shape.mean), deviation=tuple(shape.deviation))
+        scale |= dict(crop=shape.crop_share, resample=int(Image.Resampling[shape.resample.upper()]))
+    return About(labels, TASKS.get(task, PROBLEMS[1] if labels else ""), **scale)
 
 
 def is_reference(path: Path) -> bool:
@@ -84,15 +103,22 @@ def is_reference(path: Path) -> bool:
 
 def write_run(folder: Path, loaded: interop.Loaded) -> None:
     """Writes a run with one checkpoint, at step 0, that `checkpoint.load_run` reads."""
+    from train.core.checkpoint import write_labels
     from train.core.saver import Checkpoints
     from train.core.state import State
     from train.data.tokenizer import Tokenizer
 
     loop = "vision" if loaded.options.kind in IMAGES else "lm"
-    config = {"loop": loop, "model": loaded.options.plain()}
+    config, told = {"loop": loop, "model": loaded.options.plain()}, loaded.about
+    data = {"task": next((task for task, kind in TASKS.items() if kind == told.problem), "")}
+    if told.mean:
+        data |= {"mean": told.mean, "deviation": told.deviation, "crop_share": told.crop}
+    config["data"] = {field: value for field, value in data.items() if value}
 
     def assets(step: Path):
         (step / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if told.labels:
+            write_labels(step, told.labels)
         if loaded.tokenizer is not None:
             template, roles = loaded.chat_template, loaded.special
             wrapped = Tokenizer.wrap(loaded.tokenizer, chat_template=template, **roles)
@@ -155,7 +181,7 @@ def main(argv=None) -> int:
         params, extra = split(loaded.variables)
         interop.export(
             args.to, loaded.options, params, loaded.tokenizer, loaded.special,
-            loaded.chat_template, args.kind, extra,
+            loaded.chat_template, args.kind, extra, loaded.about,
         )  # fmt: skip
         name = describe.kind(loaded.options) if args.kind == "reference" else "timm"
         kind = f"a reference folder ({name})"

@@ -143,8 +143,15 @@ def make_task(config, o: Options, material, stream, base=None) -> Task:
         evaluators=evaluators,
         rules=lora.RULES,
         adopt=r"^(score|head|pool)/",
+        assets=lambda folder: _write_assets(folder, material),
         **({} if base is None else low_rank),
     )
+
+
+def _write_assets(folder, material):
+    material.tokenizer.save(Path(folder) / "tokenizer")
+    if material.labels:
+        checkpoint.write_labels(folder, material.labels)
 
 
 def objective(kind: str, scores, batch, temperature: float):

@@ -14,9 +14,6 @@ keeps batch normalisation as it was. With `data.task=multilabel` each class is a
 (binary cross-entropy). What is evaluated was never trained on.
 """
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
@@ -33,7 +30,6 @@ from train.core.plan import Plan, plan
 from train.core.state import Task
 from train.data import images, workers
 
-LABELS = "labels.json"
 DISTILL = {"teacher": "", "kind": "hard", "temperature": 3.0, "weight": 0.5}
 HEADS = ("classify", "distilled")
 
@@ -163,7 +159,7 @@ def make_task(config, o: Options, parts, stream, teacher=None) -> Task:
         totals=totals,
         evaluators=evaluators,
         flops=lambda batch: each * batch["images"].shape[0],
-        assets=lambda folder: _write_labels(folder, parts["train"].labels),
+        assets=lambda folder: checkpoint.write_labels(folder, parts["train"].labels),
         frozen={"teacher": teacher[1]} if teacher else (),
         rules=((r"^teacher/", P()), *shard.RULES),
         adopt=r"^(score|score_dist|head|pool|pool_norm)/|^embed/dist$",
@@ -219,8 +215,3 @@ def operations(o: Options) -> float:
     variables = jax.eval_shape(model.init, jax.random.key(0), batch)
     found = jax.jit(model.apply).lower(variables, batch).cost_analysis()
     return float((found or {}).get("flops", 0.0))
-
-
-def _write_labels(folder, labels):
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    (Path(folder) / LABELS).write_text(json.dumps(list(labels)) + "\n")

@@ -7,7 +7,7 @@ express is an error that names the option, never a folder that computes somethin
 import dataclasses
 from collections.abc import Mapping
 
-from models.interop import config, convs, encdecs, encoders, fields, rope, timm, vision
+from models.interop import about, config, convs, encdecs, encoders, fields, rope, timm, vision
 from models.options import Options
 
 _ACTS = {"gelu_tanh": "gelu_new", "identity": "linear"}
@@ -45,8 +45,8 @@ def kind(o: Options) -> str:
     return "gpt_neo" if local or not o.q_bias else "gpt2"
 
 
-def write(o: Options, special: Mapping | None = None) -> dict:
-    """The config.json of these options; `special` has the ids bos, eos, pad (-1: none).
+def write(o: Options, special: Mapping | None = None, told: about.About | None = None) -> dict:
+    """The config.json of these options; `special` has the ids bos, eos, pad (-1: none), `told` names.
 
     Raises ValueError naming an option that the reference's model_type cannot express.
     """
@@ -65,9 +65,7 @@ def write(o: Options, special: Mapping | None = None) -> dict:
     if o.position_pad >= 0:
         c["pad_token_id"] = o.position_pad
     if (o.labels and o.head != "none") or o.head == "double":
-        count = o.labels if o.head != "double" else 1
-        c["id2label"] = {str(i): f"LABEL_{i}" for i in range(count)}
-        c["label2id"] = {f"LABEL_{i}": i for i in range(count)}
+        c.update(about.fields(told or about.About(), o.labels if o.head != "double" else 1))
     if o.head == "double":
         wide = o.labels == o.width and o.labels != 1
         c.update(

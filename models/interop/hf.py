@@ -15,6 +15,7 @@ import tokenizers
 
 from models import transformer
 from models.interop import (
+    about,
     config,
     convs,
     ctranslate,
@@ -26,6 +27,7 @@ from models.interop import (
     timm_nets,
     untrusted,
 )
+from models.interop.about import About
 from models.interop.names import TABLES
 from models.interop.rename import flatten, lines, nest
 from models.interop.tokens import read_tokenizer
@@ -44,6 +46,7 @@ class Loaded:
         special: ids of bos, eos, pad, unk; -1 where there is none.
         chat_template: jinja text, or "".
         config: the parsed config.json, or the metadata of a GGUF file.
+        about: the names of classes and how pixels are made, as far as the folder says.
     """
 
     options: Options
@@ -52,6 +55,7 @@ class Loaded:
     special: dict
     chat_template: str
     config: dict
+    about: About = About()
 
 
 def load(path) -> Loaded:
@@ -76,14 +80,15 @@ def load(path) -> Loaded:
         if len(found) == 1:
             return Loaded(*gguf.load(found[0]))
         raise FileNotFoundError(f"{path} has no config.json (and not exactly one .gguf file)")
-    c = _spelled(untrusted.read_json(path / "config.json"))
+    stated = untrusted.read_json(path / "config.json")
+    c = _spelled(stated)
     if ctranslate.is_folder(path, c):
         c, files = ctranslate.read(path, read_tokenizer(path, c)[0])
     else:
         files = tensors.open_folder(path)
     o, variables = convert(c, files)
     tokenizer, special, template = read_tokenizer(path, c)
-    return Loaded(o, variables, tokenizer, special, template, c)
+    return Loaded(o, variables, tokenizer, special, template, c, about.read(path, stated, c))
 
 
 def options(path) -> Options:
@@ -199,7 +204,7 @@ def _tie(o, table, embedding, files):
 
 def export(
     folder, options: Options, params: Mapping, tokenizer=None, special=None, chat_template="",
-    spelling="reference", extra: Mapping | None = None,
+    spelling="reference", extra: Mapping | None = None, told: About | None = None,
 ) -> None:  # fmt: skip
     """Writes config.json, model.safetensors (float32) and, if given, the tokenizer to `folder`.
 
@@ -209,20 +214,26 @@ def export(
         tokenizer: a raw `tokenizers.Tokenizer`, or None.
         special: ids of bos, eos, pad, unk (-1: none).
         spelling: "reference", or "timm" for models of images.
+        told: the names of classes and how pixels are made (preprocessor_config.json).
 
     Raises ValueError, before anything is written, for options that the reference cannot express or
     a tree that is not of these options, naming the option or parameter.
     """
-    name, c = None, None
+    told, name = told or About(), None
     if spelling == "timm":
         name, c = (timm_nets if options.kind in convs.FIELDS else describe).spelled(options)
+        c = about.timm(told, c)
     elif spelling != "reference":
         raise ValueError(f"spelling is {spelling!r}; expected 'reference' or 'timm'")
-    c = describe.write(options, special) if c is None else c
+    else:
+        c = describe.write(options, special, told)
     theirs = rename(options, params, name, extra or {})
-    folder = Path(folder)
+    folder, pixels = Path(folder), about.preprocessor(told, options) if name is None else None
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(c, indent=2) + "\n", encoding="utf-8")
+    for file, content in (("config", c), ("preprocessor_config", pixels)):
+        if content is not None:
+            text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+            (folder / f"{file}.json").write_text(text, encoding="utf-8")
     tensors.write(folder / "model.safetensors", theirs)
     if tokenizer is not None:
         tokenizer.save(str(folder / "tokenizer.json"))

@@ -36,11 +36,9 @@ def test_a_picture_gets_a_panel_for_each_block(case, panels, picture, tmp_path, 
     loaded = interop.load(folder)
     if loaded.options.channels not in (1, 3):
         with pytest.raises(ValueError, match="channels; pictures have 3, or 1"):
-            attention.image(loaded.options, loaded.variables, picture, str(folder), 0, False)
+            attention.image(loaded, picture, 0, False)
         return
-    found, titles, shown = attention.image(
-        loaded.options, loaded.variables, picture, str(folder), 0, False
-    )
+    found, titles, shown = attention.image(loaded, picture, 0, False)
     assert len(found) == len(titles) == loaded.options.layers
     assert all(0 < panel.sum() <= 1 + 1e-5 for panel in found)
     attention.draw_image(found, titles, shown, out)

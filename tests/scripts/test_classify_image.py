@@ -1,12 +1,17 @@
 """scripts.classify_image: real weights on real photographs where they are, and its errors."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from models import interop
-from models.build import build
+from eval import images
+from models import families, interop
+from models.build import build, example
+from models.interop.about import About
+from models.options import Options
 from scripts import classify_image, convert
 from tests.models import conv
 from train.core.errors import cleanly
@@ -43,11 +48,40 @@ def test_classes_are_printed_with_their_names(folder, tmp_path, capsys):
 
 
 def test_pixels_are_scaled_as_the_folder_says(folder, tmp_path):
-    loaded = convert.source(str(folder))
-    assert classify_image.scale(loaded, str(folder)) == classify_image.IMAGENET
-    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5], "image_std": [0.25]}')
-    mean, std = classify_image.scale(loaded, str(tmp_path))
+    assert classify_image.scale(convert.source(str(folder))) == classify_image.IMAGENET
+    shutil.copytree(folder, tmp_path / "net")
+    (tmp_path / "net/preprocessor_config.json").write_text(
+        '{"image_mean": [0.5], "image_std": [0.25]}'
+    )
+    mean, std = classify_image.scale(convert.source(str(tmp_path / "net")))
     assert mean == 127.5 and std == 63.75
+
+
+def test_the_model_brings_names_and_scale_of_its_own(tmp_path, capsys):
+    """A run in grey with two heads: exported, read back, and its classes called by their names."""
+    o = Options.of(
+        families.row(
+            "deit", "ti-distilled", image_size=16, patch=4, layers=1, width=16, heads=2, ff=16, labels=2,
+            channels=1,
+        )
+    )  # fmt: skip
+    variables = jax.jit(build(o).init)(jax.random.key(0), example(o))
+    told = About(("ant", "bee"), "multi_label_classification", (0.25,), (0.5,), 0.5)
+    loaded = interop.Loaded(o, dict(variables), None, {}, "", {}, told)
+    convert.write_run(tmp_path / "run", loaded)
+    assert convert.main(["--from", str(tmp_path / "run"), "--to", str(tmp_path / "out")]) == 0
+    file, lines = picture(tmp_path / "a.png"), []
+    for source in ("run", "out"):
+        capsys.readouterr()
+        assert classify_image.main(["--from", str(tmp_path / source), file]) == 0
+        lines.append(capsys.readouterr().out.splitlines())
+    assert lines[0] == lines[1] and {line.split()[1] for line in lines[0][1:]} == {"ant", "bee"}
+    grey = classify_image.photograph(file, 16, 0.5, 1)
+    assert grey.shape == (16, 16, 1)
+    scores = images.outputs(build(o), variables, {"images": (grey[None] / 255 - 0.25) / 0.5})
+    want = sorted(np.asarray(jax.nn.sigmoid(scores[0])), reverse=True)
+    found = [float(line.split()[0]) for line in lines[0][1:]]
+    np.testing.assert_allclose(found, want, atol=6e-4)
 
 
 def test_the_centre_is_cut_out_of_the_shorter_side(tmp_path):

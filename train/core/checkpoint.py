@@ -3,12 +3,14 @@
     state/           arrays, by Orbax: params, ema, extra, guard, and train (step, opt_state, carry)
     config.json      the resolved config      run.json   provenance and the data's fingerprint
     tokenizer/       the tokenizer            INTEGRITY.json   size and xxh3-128 of every file
+    labels.json      the names of classes, where there are any
 
 Arrays stand under per-layer names whether or not the run scans its layers (`train.core.forms`).
 INTEGRITY.json is written last, by process 0 (`train.core.saver`). Orbax finds truncated and missing
 files but not flipped bits, and casts dtypes silently; both are looked for before anything is used.
 """
 
+import json
 from pathlib import Path
 
 import jax
@@ -17,12 +19,13 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
 from models.build import build, shapes
-from models.interop.untrusted import read_json
+from models.interop.untrusted import parse, read_json
 from models.options import Options
 from train.core import forms, integrity, legacy
 from train.core.saver import written
 from train.core.state import State
 
+LABELS = "labels.json"
 DEPTH = 1000  # layers that a checkpoint with fewer arrays may have (they can share parameters)
 
 
@@ -178,6 +181,23 @@ def load_params(folder, averaged: bool = True) -> tuple[dict, dict]:
     loaded = load_arrays(folder, wanted)
     found = loaded[name]
     return found.get("policy", found), loaded.get("extra", {})
+
+
+def write_labels(folder, labels) -> None:
+    """Writes the names of the classes, in the order of their scores, beside a checkpoint."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / LABELS).write_text(json.dumps(list(labels)) + "\n")
+
+
+def read_labels(folder) -> tuple:
+    """The names that `write_labels` wrote, as text; () where there are none."""
+    path = Path(folder) / LABELS
+    if not path.is_file():
+        return ()
+    found = parse(b'{"labels":' + path.read_bytes() + b"}", path)["labels"]
+    if not isinstance(found, list) or any(type(label) not in (str, int, bool) for label in found):
+        raise ValueError(f"{path} is not a list of the names of classes")
+    return tuple(map(str, found))
 
 
 def load_run(path, averaged: bool = True, scan: bool = False):
