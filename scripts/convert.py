@@ -77,7 +77,7 @@ def _about(config, labels) -> About:
     """What a run knows of its classes and pixels."""
     data = config.get("data", {})
     scale, task = {}, data.get("task", "classify")
-    if config.model.get("kind") in IMAGES and ("train" in data or "mean" in data):
+    if config.model.get("kind") in IMAGES and ("source" in data or "mean" in data):
         from train.data import images
 
         shape = images.shape(config)
