@@ -28,6 +28,7 @@ from models.convnets import KINDS as CONVNETS
 from models.interop import describe
 from models.interop.about import PROBLEMS, About
 from models.interop.rename import flatten
+from models.interop.tokens import ROLES
 from models.options import Options
 from train.core.errors import Parser, cleanly
 
@@ -61,7 +62,7 @@ def source(name: str) -> interop.Loaded:
 
     path = checkpoint.find(path)
     config, _, variables, tokenizer = checkpoint.load_run(path)
-    special = {role: getattr(tokenizer, role, -1) for role in ("bos", "eos", "pad", "unk")}
+    special = {role: getattr(tokenizer, role, -1) for role in ROLES}
     return interop.Loaded(
         options=Options.of(config.model.to_dict()),
         variables=variables,

@@ -46,7 +46,7 @@ def kind(o: Options) -> str:
 
 
 def write(o: Options, special: Mapping | None = None, told: about.About | None = None) -> dict:
-    """The config.json of these options; `special` has the ids bos, eos, pad (-1: none), `told` names.
+    """The config.json of these options; `special` has the ids bos, eos, pad, sep (-1: none), `told` names.
 
     Raises ValueError naming an option that the reference's model_type cannot express.
     """
@@ -64,6 +64,10 @@ def write(o: Options, special: Mapping | None = None, told: about.About | None =
         c[f"{role}_token_id"] = found if found >= 0 else None
     if o.position_pad >= 0:
         c["pad_token_id"] = o.position_pad
+    if o.kind == "encdec" and c["pad_token_id"] is None:  # shifting labels needs one
+        c["pad_token_id"] = c["eos_token_id"]
+    if o.windows and (special or {}).get("sep", -1) >= 0:  # Longformer finds the question by it
+        c["sep_token_id"] = special["sep"]
     if (o.labels and o.head != "none") or o.head == "double":
         c.update(about.fields(told or about.About(), o.labels if o.head != "double" else 1))
     if o.head == "double":

@@ -5,6 +5,8 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from models.interop.fields import act, get, labels, shortest
 from models.options import Options
 
@@ -171,6 +173,22 @@ def kind(o: Options) -> str:
     if o.position_pad >= 0:
         return "roberta"
     return "bert" if o.token_types else "distilbert"
+
+
+def counted(o: Options, params: Mapping) -> tuple:
+    """(options, parameters) whose positions begin after the padding's id, as RoBERTa's do.
+
+    The reference finds the first row of the table by that id; ours may begin elsewhere. Rows before it
+    are never read: zeros are put there, or what is too much is left out.
+    """
+    more = o.position_pad + 1 - o.position_offset
+    if o.kind != "encoder" or o.position_pad < 0 or not more:
+        return o, params
+    table = np.asarray(params["embed"]["positions"]["embedding"])
+    front = np.zeros((max(more, 0), table.shape[1]), table.dtype)
+    table = np.concatenate([front, table[max(-more, 0) :]])
+    embed = {**params["embed"], "positions": {"embedding": table}}
+    return o.replace(position_offset=o.position_pad + 1), {**params, "embed": embed}
 
 
 def architecture(o: Options, name: str) -> str:

@@ -6,7 +6,7 @@ file, only its name: the ones known here are `SPLITS`.
 
 from collections.abc import Mapping
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -71,6 +71,13 @@ def build(fields: Mapping) -> Tokenizer | None:
     user = [token for token, kind in zip(tokens, kinds, strict=True) if kind == _USER]
     tokenizer.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in control])
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in user])
+    first = fields.get("tokenizer.ggml.bos_token_id")
+    if fields.get("tokenizer.ggml.add_bos_token") is True and type(first) is int:
+        if 0 <= first < len(tokens):
+            begin = tokens[first]
+            tokenizer.post_processor = processors.TemplateProcessing(
+                single=[begin, "$A"], pair=[begin, "$A", "$B"], special_tokens=[(begin, first)]
+            )
     return tokenizer
 
 

@@ -20,6 +20,7 @@ from models.interop import (
     convs,
     ctranslate,
     describe,
+    encoders,
     gguf,
     pth,
     tensors,
@@ -30,7 +31,7 @@ from models.interop import (
 from models.interop.about import About
 from models.interop.names import TABLES
 from models.interop.rename import flatten, lines, nest
-from models.interop.tokens import read_tokenizer
+from models.interop.tokens import read_tokenizer, write_tokenizer
 from models.options import Options
 
 
@@ -43,7 +44,7 @@ class Loaded:
         variables: {"params": tree of float32 arrays}, the unrolled form, and other collections that
             the model has (`batch_stats`).
         tokenizer: a raw `tokenizers.Tokenizer`, or None where the folder has none.
-        special: ids of bos, eos, pad, unk; -1 where there is none.
+        special: ids of bos, eos, pad, unk, -1 where there is none; and of cls, sep, mask.
         chat_template: jinja text, or "".
         config: the parsed config.json, or the metadata of a GGUF file.
         about: the names of classes and how pixels are made, as far as the folder says.
@@ -212,7 +213,7 @@ def export(
         params: either form of the tree (a scanned one is unstacked).
         extra: the model's other collections, {"batch_stats": ...}, where it has any.
         tokenizer: a raw `tokenizers.Tokenizer`, or None.
-        special: ids of bos, eos, pad, unk (-1: none).
+        special: ids of bos, eos, pad, unk, cls, sep, mask (-1: none).
         spelling: "reference", or "timm" for models of images.
         told: the names of classes and how pixels are made (preprocessor_config.json).
 
@@ -220,6 +221,7 @@ def export(
     a tree that is not of these options, naming the option or parameter.
     """
     told, name = told or About(), None
+    options, params = encoders.counted(options, params)
     if spelling == "timm":
         name, c = (timm_nets if options.kind in convs.FIELDS else describe).spelled(options)
         c = about.timm(told, c)
@@ -236,15 +238,7 @@ def export(
             (folder / f"{file}.json").write_text(text, encoding="utf-8")
     tensors.write(folder / "model.safetensors", theirs)
     if tokenizer is not None:
-        tokenizer.save(str(folder / "tokenizer.json"))
-        side = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": options.context}
-        for role, found in (special or {}).items():
-            if found >= 0:
-                side[f"{role}_token"] = tokenizer.id_to_token(found)
-        if chat_template:
-            side["chat_template"] = chat_template
-        text = json.dumps(side, indent=2, ensure_ascii=False) + "\n"
-        (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+        write_tokenizer(folder, tokenizer, special or {}, chat_template, options)
 
 
 def rename(

@@ -223,3 +223,16 @@ def test_damaged_files_are_refused(tmp_path):
     file.write_bytes(b"GGML" + whole[4:])
     with pytest.raises(ValueError, match="not a GGUF file"):
         interop.load(file)
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_file_that_begins_texts_says_so_in_the_folder(begins, tmp_path):
+    o = Options.of(families.row("llama", **SMALL, tied=True))
+    fields, arrays, _ = model(o)
+    fields["tokenizer.ggml.add_bos_token"] = begins
+    write(tmp_path / "m.gguf", fields, arrays)
+    loaded = interop.load(tmp_path / "m.gguf")
+    interop.export(tmp_path, o, loaded.variables["params"], loaded.tokenizer, loaded.special)
+    raw = interop.load(tmp_path).tokenizer
+    front = [fields["tokenizer.ggml.bos_token_id"]] if begins else []
+    assert raw.encode("ab").ids == [*front, *raw.encode("ab", add_special_tokens=False).ids]
