@@ -4,7 +4,8 @@
     python -m scripts.sample --from models/SmolLM2.gguf --chat --prompt "What is the capital of France?"
 
 `--from` takes a run of ours (its folder, or one checkpoint's), a reference folder (config.json and
-safetensors) or a GGUF file. Several `--prompt` make one batch; `--prompt -` reads one from standard
+safetensors) or a GGUF file. An encoder-decoder reads the prompt and writes its answer, greedily unless
+`--temperature` or `--beams` says otherwise. Several `--prompt` make one batch; `--prompt -` reads one from standard
 input. `--chat` puts the prompt through the model's own chat template, and converses if no prompt is
 given. A wrong argument costs a line or two and exit status 2.
 """
@@ -45,14 +46,20 @@ class Source:
     begins: bool = False  # whether a plain prompt starts with BOS
     unused: tuple = ()
 
+    @property
+    def two(self) -> bool:
+        """Whether a prompt is what an encoder reads, rather than how the text begins."""
+        return self.model.o.kind == "encdec"
+
     def encode(self, text: str) -> list:
-        """The ids of a plain prompt; of an empty one, BOS or else EOS alone."""
+        """The ids of a plain prompt; of an empty one, BOS or else EOS alone. What an encoder reads
+        ends with EOS, as in training."""
         tokens = self.tokenizer
         ids = list(map(int, tokens.raw.encode(text).ids)) if text else []
         if tokens.bos >= 0 and ids[:1] != [tokens.bos] and (self.begins or not text):
             ids = [tokens.bos, *ids]
-        if not ids and tokens.eos >= 0:
-            ids = [tokens.eos]
+        if tokens.eos >= 0 and (not ids or (self.two and ids[-1] != tokens.eos)):
+            ids = [*ids, tokens.eos]
         if not ids:
             raise ValueError("the prompt is empty and the model has no token that begins a text")
         return ids
@@ -84,8 +91,7 @@ def load(path) -> Source:
         raise ValueError(f"{path} holds no tokenizer, so that no text can be read or written")
     model, variables = generation.apart(model, jax.device_put(variables))
     ends = (tokenizer.eos,) if tokenizer.eos >= 0 else ()
-    unused = tuple(range(tokenizer.vocab, model.o.vocab))
-    return Source(model, variables, tokenizer, ends, unused=unused)
+    return Source(model, variables, tokenizer, ends, unused=_unused(tokenizer, model.o))
 
 
 def reference(folder: Path) -> bool:
@@ -112,7 +118,12 @@ def _reference(path):
     ends = tuple(sorted(i for i in ends if type(i) is int and 0 <= i < loaded.options.vocab))
     begins = loaded.config.get("tokenizer.ggml.add_bos_token") is True
     variables = jax.device_put(loaded.variables)
-    return Source(build(loaded.options), variables, tokens, ends, begins)
+    unused = _unused(tokens, loaded.options)
+    return Source(build(loaded.options), variables, tokens, ends, begins, unused)
+
+
+def _unused(tokenizer, o) -> tuple:
+    return tuple(range(tokenizer.vocab, o.vocab))
 
 
 def _json(path):
@@ -134,7 +145,11 @@ def arguments(argv=None):
     add("--n", type=int, default=1, help="texts for each prompt")
     add("--max_new_tokens", type=int, help="default 128, or what the context has room for")
     add("--min_new_tokens", type=int, default=0)
-    add("--temperature", type=float, help="0 is greedy; default 0.8, with --chat or --beams 0")
+    add(
+        "--temperature",
+        type=float,
+        help="0 is greedy; default 0.8, with --chat, --beams or an encoder-decoder 0",
+    )
     add("--top_k", type=int, default=0)
     add("--top_p", type=float, default=1.0)
     add("--min_p", type=float, default=0.0)
@@ -157,7 +172,7 @@ def room(a, source: Source, ids: list) -> int:
     """The most new tokens: those asked for, else 128 or what the context leaves beside the prompt."""
     if a.max_new_tokens is not None:
         return a.max_new_tokens
-    longest = max(map(len, ids), default=0)
+    longest = 0 if source.two else max(map(len, ids), default=0)
     return max(min(128, source.model.o.context - longest), a.min_new_tokens, 1)
 
 
@@ -165,7 +180,7 @@ def settings(a, source: Source, ids: list) -> Settings:
     """Settings from the arguments; the pad and the ends are the tokenizer's."""
     temperature = a.temperature
     if temperature is None:
-        temperature = 0.0 if a.chat or a.beams > 1 else 0.8
+        temperature = 0.0 if a.chat or a.beams > 1 or source.two else 0.8
     early = {"false": False, "true": True}.get(a.early_stopping, a.early_stopping)
     return Settings(
         max_new_tokens=room(a, source, ids),
@@ -210,7 +225,7 @@ def show(source, texts, out, given, a):
                 "" if out.sequences_scores is None else f", score {out.sequences_scores[row]:.4f}"
             )
             print(f"--- prompt {row // a.n + 1}, text {row % a.n + 1} ({out.finish[row]}{score})")
-        print(text if a.chat else prompt + text)
+        print(text if a.chat or source.two else prompt + text)
         if a.log_probs:
             for token, score in zip(new, scores, strict=True):
                 print(f"{score:10.4f}  {int(token):6d}  {source.tokenizer.decode([token])!r}")
@@ -228,7 +243,7 @@ def run(source: Source, ids: list, given: list, a) -> list:
         )
         show(source, texts, out, given, a)
         return texts
-    if not a.chat:
+    if not a.chat and not source.two:
         print(given[0], end="", flush=True)
     text = ""
     for (piece,) in streaming.stream(
@@ -268,6 +283,9 @@ def main(argv=None):
         raise ValueError("give --prompt TEXT, or - to read it from standard input")
     given = [sys.stdin.read() if text == "-" else text for text in a.prompt or []]
     source = load(a.source)
+    o = source.model.o
+    if o.kind not in ("decoder", "encdec") and not (o.kind == "encoder" and o.causal):
+        raise ValueError(f"{a.source} is an {o.kind}, which writes no text")
     if a.prompt is None:
         a.stream, a.n = True, 1
         return converse(source, a)

@@ -1,5 +1,6 @@
 """The command line on a small reference folder with a tokenizer and a chat template."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -13,8 +14,9 @@ from tokenizers import decoders, models, pre_tokenizers
 from models import families, interop
 from models.build import build, example
 from models.options import Options
-from scripts import sample
+from scripts import convert, sample
 from train.core.errors import cleanly
+from train.data import tokenizer
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
@@ -37,6 +39,55 @@ def folder(tmp_path_factory):
     special = {"bos": 256, "eos": 257, "pad": -1, "unk": -1}
     interop.export(path, o, params, raw, special, TEMPLATE)
     return path
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A T5 over bytes whose table has 40 rows that no token has, as a folder and as a run."""
+    path = tmp_path_factory.mktemp("sample")
+    tokens = tokenizer.train("byte", [])
+    size = dict(vocab=tokens.vocab + 40, context=96, layers=1, width=16, heads=2, ff=16)
+    o = Options.of(families.row("t5", "small", **size, drop_resid=0.0))
+    variables = jax.tree.map(lambda x: x * 3, build(o).init(jax.random.key(0), example(o)))
+    special = {role: getattr(tokens, role) for role in ("bos", "eos", "pad", "unk")}
+    interop.export(path / "folder", o, variables["params"], tokens.raw, special)
+    loaded = interop.load(path / "folder")
+    loaded = dataclasses.replace(loaded, tokenizer=tokens.raw)  # one that adds no end by itself
+    convert.write_run(path / "run", loaded)
+    return path
+
+
+def test_an_encoder_decoder_reads_the_prompt_to_its_end_and_writes_an_answer(two, capsys):
+    rows = []
+    for name in ("folder", "run"):
+        source = sample.load(two / name)
+        assert source.encode("one") == [*b"one", 256] and source.encode("") == [256]
+        call(two / name, "--prompt", "one", "--prompt", "other")
+        shown = capsys.readouterr().out
+        call(two / name, "--prompt", "one", "--prompt", "other", "--json")
+        rows.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
+        assert all(row["text"] in shown for row in rows[-1]) and "one" not in shown
+        assert all(
+            max(row["tokens"]) < 257 for row in rows[-1]
+        )  # a row without a token has no text
+        call(two / name, "--prompt", "one", "--stream")
+        assert capsys.readouterr().out.rstrip("\n") == rows[-1][0]["text"].rstrip("\n")
+    assert rows[0] == rows[1]
+    o, s = source.model.o, source.variables
+    batch = {"tokens": np.asarray([[*b"one", 256]]), "decoder_tokens": np.asarray([[o.start]])}
+    first = np.asarray(source.model.apply(s, batch)["logits"])[0, -1, :257]
+    assert rows[0][0]["tokens"][0] == first.argmax()  # greedy, from the source with its end
+
+
+def test_an_encoder_writes_no_text(tmp_path, capsys):
+    tokens = tokenizer.train("byte", [])
+    size = dict(vocab=257, context=16, layers=1, width=8, heads=2, ff=8)
+    o = Options.of(families.row("bert", "base", **size))
+    variables = build(o).init(jax.random.key(0), example(o))
+    interop.export(tmp_path, o, variables["params"], tokens.raw, {})
+    with pytest.raises(SystemExit):
+        cleanly(sample.main)(["--from", str(tmp_path), "--prompt", "one"])
+    assert "is an encoder, which writes no text" in capsys.readouterr().err
 
 
 def call(folder, *args):
