@@ -89,6 +89,14 @@ REFUSED = {
     "is_decoder": False,
 }
 ALLOWED = {**encoders.ALLOWED, **encdecs.ALLOWED}  # but not of these
+ALIASES = {  # model types that are another one by another name: its name, and their own defaults
+    "camembert": ("roberta", {"vocab_size": 30522}),
+    "xlm-roberta": ("roberta", {"vocab_size": 30522}),
+    "mt5": ("t5", {
+        "vocab_size": 250112, "d_ff": 1024, "num_layers": 8, "num_heads": 6,
+        "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
+    }),
+}  # fmt: skip
 FAMILY = {
     "openai-gpt": "gpt1", "gpt2": "gpt2", "gpt_neo": "gpt3", "llama": "llama", "mistral": "llama",
     "mixtral": "moe", **encoders.FAMILY, **encdecs.FAMILY, **vision.FAMILY, **timm.FAMILY,
@@ -96,16 +104,28 @@ FAMILY = {
 }  # fmt: skip
 
 
+def renamed(c: Mapping) -> Mapping:
+    """A config.json under the model_type that ours know it by."""
+    if not _named(c) or c["model_type"] not in ALIASES:
+        return c
+    kind, defaults = ALIASES[c["model_type"]]
+    return {**defaults, **c, "model_type": kind}
+
+
+def _named(c):
+    return isinstance(c.get("model_type"), str)
+
+
 def read(c: Mapping, names=()) -> Options:
     """Options from a parsed config.json; `names` are the checkpoint's tensors, which tell the head.
 
     Raises ValueError that names the field for a model_type, value or head that we do not have.
     """
+    c = renamed(c)
     kind = c.get("model_type")
-    if not isinstance(kind, str) or kind not in FIELDS:
-        raise ValueError(
-            f"config.json: model_type is {kind!r:.80}; supported are {', '.join(sorted(FIELDS))}"
-        )
+    if not _named(c) or kind not in FIELDS:
+        known = ", ".join(sorted([*FIELDS, *ALIASES]))
+        raise ValueError(f"config.json: model_type is {kind!r:.80}; supported are {known}")
     for field, only in REFUSED.items():
         if c.get(field) not in (None, only) and field not in ALLOWED.get(kind, ()):
             raise ValueError(f"config.json: {field} = {c[field]!r:.60} is not supported")

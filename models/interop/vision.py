@@ -50,7 +50,7 @@ FAMILY = {name: name for name in FIELDS}
 BODY = {"vit": "ViT", "deit": "DeiT", "beit": "Beit", "swin": "Swin"}
 _HEADS = {  # the ends of their architectures' names
     "ForImageClassificationWithTeacher": "distilled", "ForImageClassification": "classify",
-    "ForMaskedImageModeling": "pixels", "Model": "none",
+    "ForMaskedImageModeling": "pixels", "Backbone": "none", "Model": "none",
 }  # fmt: skip
 _SIGNS = (  # tensors that tell a head where no architecture is stated
     ("cls_classifier.weight", "distilled"),

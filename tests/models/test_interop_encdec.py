@@ -1,5 +1,6 @@
 """Folders of encoder-decoders: what is refused, defaults, and the ways in which old files tie."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from models import families, interop, sides
+from models import families, interop, positions, sides
 from models.interop import config, describe, hf, tensors
 from models.options import Options
 
@@ -170,3 +171,38 @@ def test_a_depth_that_no_file_holds_is_refused_before_it_is_traced(folder):
     with pytest.raises(ValueError, match="layers"):
         config.read({"model_type": "bart", "encoder_layers": 30_000})
     assert sides.encoder(config.read({"model_type": "bart"})).layers == 12
+
+
+def test_positions_that_are_computed_must_be_the_sinusoid_where_a_file_holds_them(tmp_path):
+    folder = Path(shutil.copytree(GOLDEN / "original/apart", tmp_path / "marian"))
+    o = interop.load(folder).options
+    table = np.asarray(positions.sinusoid(np.arange(o.context), o.width, True))
+    name = "model.decoder.embed_positions.weight"
+    change(folder, lambda arrays: arrays.update({name: table.astype(np.float16)}))
+    assert interop.load(folder).options == o
+    for wrong in (table + 0.01, table[:, ::-1].copy(), table[:, :-1].copy(), table * np.nan):
+        change(folder, lambda arrays, wrong=wrong: arrays.update({name: wrong}))
+        with pytest.raises(ValueError, match="embed_positions.weight' is not the sinusoid"):
+            interop.load(folder)
+
+
+@pytest.mark.parametrize(
+    "kind, other, case, defaults",
+    [
+        ("mt5", "t5", "t5/gated", {"feed_forward_proj": "gated-gelu", "vocab_size": 250112}),
+        ("xlm-roberta", "roberta", "roberta/base", {"vocab_size": 30522}),
+        ("camembert", "roberta", "roberta/seqcls", {}),
+    ],
+)
+def test_model_types_that_are_another_by_name(kind, other, case, defaults, tmp_path):
+    folder = Path(shutil.copytree(GOLDEN / case, tmp_path / "model"))
+    want, c = interop.load(folder), json.loads((folder / "config.json").read_text())
+    assert c["model_type"] == other
+    c["model_type"] = kind
+    (folder / "config.json").write_text(json.dumps(c))
+    got = interop.load(folder)
+    assert got.options == want.options and same(got.variables, want.variables)
+    assert interop.options(folder) == want.options
+    stated = config.renamed({"model_type": kind, "num_layers": 3})
+    assert stated["model_type"] == other and stated["num_layers"] == 3
+    assert all(stated[field] == value for field, value in defaults.items())
