@@ -174,9 +174,14 @@ def encode(examples: Examples, tokenizer, length: int, truncate=False, cut="end"
 
 def texts(values, tokenizer, length: int, truncate=False, task="embed") -> Rows:
     """Rows of single texts, as `embed` reads passages and queries."""
-    frame, known = Frame.of(tokenizer), _ids(tokenizer, set(values))
-    fit = Fitting(length, truncate)
-    parts = [[frame.join(*fit(n, [known[text]], frame))] for n, text in enumerate(values)]
+    known = _ids(tokenizer, set(values))
+    return framed([known[text] for text in values], tokenizer, length, truncate, task)
+
+
+def framed(ids, tokenizer, length: int, truncate: bool, task: str) -> Rows:
+    """Rows of single texts whose ids are known."""
+    frame, fit = Frame.of(tokenizer), Fitting(length, truncate)
+    parts = [[frame.join(*fit(number, [text], frame))] for number, text in enumerate(ids)]
     return Rows(task, length, frame.pad, parts, [0] * len(parts), fit.done())
 
 

@@ -70,7 +70,7 @@ class Tokenizer:
         return int(token)
 
     @classmethod
-    def wrap(cls, raw, kind="file", chat_template="", **roles):
+    def wrap(cls, /, raw, kind="file", chat_template="", **roles):
         """Wraps a raw tokenizer; roles are ids (-1 for none) or the tokens' text."""
         return cls(raw, kind, chat_template, **roles)
 
