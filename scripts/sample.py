@@ -43,7 +43,6 @@ class Source:
     variables: dict
     tokenizer: Tokenizer
     ends: tuple
-    begins: bool = False  # whether a plain prompt starts with BOS
     unused: tuple = ()
 
     @property
@@ -56,8 +55,8 @@ class Source:
         ends with EOS, as in training."""
         tokens = self.tokenizer
         ids = list(map(int, tokens.raw.encode(text).ids)) if text else []
-        if tokens.bos >= 0 and ids[:1] != [tokens.bos] and (self.begins or not text):
-            ids = [tokens.bos, *ids]
+        if tokens.bos >= 0 and (not text or ids[:2] == [tokens.bos] * 2):  # never twice
+            ids = [tokens.bos, *ids[2:]]
         if tokens.eos >= 0 and (not ids or (self.two and ids[-1] != tokens.eos)):
             ids = [*ids, tokens.eos]
         if not ids:
@@ -91,7 +90,7 @@ def load(path) -> Source:
         raise ValueError(f"{path} holds no tokenizer, so that no text can be read or written")
     model, variables = generation.apart(model, jax.device_put(variables))
     ends = (tokenizer.eos,) if tokenizer.eos >= 0 else ()
-    return Source(model, variables, tokenizer, ends, unused=_unused(tokenizer, model.o))
+    return Source(model, variables, tokenizer, ends, _unused(tokenizer, model.o))
 
 
 def reference(folder: Path) -> bool:
@@ -116,10 +115,9 @@ def _reference(path):
         named = side.get("eos_token_id", -1)
         ends |= set(named) if isinstance(named, list) else {named}
     ends = tuple(sorted(i for i in ends if type(i) is int and 0 <= i < loaded.options.vocab))
-    begins = loaded.config.get("tokenizer.ggml.add_bos_token") is True
     variables = jax.device_put(loaded.variables)
     unused = _unused(tokens, loaded.options)
-    return Source(build(loaded.options), variables, tokens, ends, begins, unused)
+    return Source(build(loaded.options), variables, tokens, ends, unused)
 
 
 def _unused(tokenizer, o) -> tuple:

@@ -9,6 +9,7 @@ from models import families, interop
 from models.interop import gguf, quants, rename
 from models.interop.names import GGUF
 from models.options import Options
+from scripts import sample
 from tests.models.test_interop import parameters
 
 SMALL = dict(vocab=40, context=16, layers=2, width=64, heads=4, kv_heads=2, ff=96)
@@ -236,3 +237,16 @@ def test_a_file_that_begins_texts_says_so_in_the_folder(begins, tmp_path):
     raw = interop.load(tmp_path).tokenizer
     front = [fields["tokenizer.ggml.bos_token_id"]] if begins else []
     assert raw.encode("ab").ids == [*front, *raw.encode("ab", add_special_tokens=False).ids]
+
+
+def test_a_prompt_begins_once(tmp_path):
+    """Whether or not the prompt writes the first token out itself."""
+    o = Options.of(families.row("llama", **SMALL, tied=True))
+    fields, arrays, _ = model(o)
+    fields["tokenizer.ggml.add_bos_token"] = True
+    write(tmp_path / "m.gguf", fields, arrays)
+    source = sample.load(tmp_path / "m.gguf")
+    first = fields["tokenizer.ggml.bos_token_id"]
+    want = source.encode("ab")
+    assert want[0] == first and source.encode(fields["tokenizer.ggml.tokens"][first] + "ab") == want
+    assert source.encode("") == [first]
