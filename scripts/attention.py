@@ -28,6 +28,7 @@ from scripts.sample import reference
 from train.core import checkpoint
 from train.core.errors import Parser, cleanly
 from train.data import encode as rows
+from train.data import pairs
 from train.data.tokenizer import Tokenizer
 
 MOST = 96  # tokens whose names are still read
@@ -64,7 +65,9 @@ def text(o, variables, tokenizer, source: str, target: str, which: str) -> tuple
         raise ValueError("the source has no tokenizer; maps of a text need one")
     encode = lambda words: list(tokenizer.encode_batch([words], special=False)[0])
     name = lambda ids: [_shown(tokenizer.decode([i]).strip(), i) for i in map(int, ids)]
-    ids = encode(source) + ([tokenizer.eos] if o.kind == "encdec" and tokenizer.eos >= 0 else [])
+    ids = encode(source)
+    if o.kind == "encdec" and tokenizer.eos >= 0:
+        ids = [*pairs.front(tokenizer), *ids, tokenizer.eos]
     if o.kind == "encoder":
         framed = rows.texts([source], tokenizer, o.context, True, "classify").batches(1)[0]
         ids = list(framed["tokens"][0][framed["mask"][0] > 0])
@@ -77,7 +80,7 @@ def text(o, variables, tokenizer, source: str, target: str, which: str) -> tuple
         return np.asarray(maps(o, variables, batch)["attn"])[:, 0], name(ids), name(ids)
     if not target:
         raise ValueError("an encoder-decoder needs --target, the text that the decoder reads")
-    mine = [o.start, *encode(target)]
+    mine = [o.start, *pairs.front(tokenizer), *encode(target)]
     batch["decoder_tokens"] = np.asarray([mine], np.int32)
     found = maps(o, variables, batch)
     weights = found["encoder"]["attn"] if which == "encoder" else None

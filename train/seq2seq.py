@@ -161,7 +161,7 @@ def _evaluator(config, o, tokenizer, held, keep=None):
     if "references" not in held or jax.process_count() > 1:
         how["limit"] = -1
     eos = (tokenizer.eos,) if tokenizer else ()
-    data = {"references": (), **held, "eos": eos, "decode": tokenizer and tokenizer.decode}
+    data = {"references": (), **held, "eos": eos, "decode": tokenizer and pairs.written(tokenizer)}
     return translate.build(build(o), data, how, loop.placer(config), keep)
 
 
@@ -186,7 +186,9 @@ def _some(config, o, tokenizer, part, variables) -> list:
     if "references" not in part or how["limit"] < 0:
         return []
     batch = {name: x[:SHOWN] for name, x in part["batches"][0].items()}
-    texts = translate.search(build(o), variables, [batch], tokenizer.decode, (tokenizer.eos,), how)
+    texts = translate.search(
+        build(o), variables, [batch], pairs.written(tokenizer), (tokenizer.eos,), how
+    )
     return _rows(part, texts)
 
 

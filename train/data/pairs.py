@@ -112,16 +112,30 @@ def open_texts(config) -> dict:
     return {part: (take(sources, part), take(targets, part)) for part in PARTS if rows[part]}
 
 
+def front(tokenizer) -> np.ndarray:
+    """What a tokenizer's own rules put before a text that they end with eos, int32 [n]: BART's <s>."""
+    ids = tokenizer.raw.encode("").ids
+    return np.asarray(ids[:-1] if ids and ids[-1] == tokenizer.eos else [], np.int32)
+
+
+def written(tokenizer):
+    """`decode(ids [n]) -> str` of what a model wrote, without what is in front of every target."""
+    first = front(tokenizer)
+    return lambda ids: tokenizer.decode(ids[np.cumsum(~np.isin(ids, first)) > 0])
+
+
 def encode(texts, tokenizer, lengths, pad: int, start: int, truncate: bool) -> tuple:
     """(Pairs, how many texts were cut) of texts of (sources, targets) and the sides' longest `lengths`.
 
+    A text ends with eos; what the tokenizer's own rules put in front (BART's <s>) stands there too.
     ValueError counts those that do not fit, unless `truncate`.
     """
-    end, sides, long = np.int32([tokenizer.eos]), [], 0
+    first, end, sides, long = front(tokenizer), np.int32([tokenizer.eos]), [], 0
+    around = len(first) + 1
     for side, length in zip(texts, lengths, strict=True):
         rows = tokenizer.encode_batch(side, special=False)
-        long += sum(len(ids) >= length for ids in rows)
-        sides.append([np.concatenate([ids[: length - 1], end]) for ids in rows])
+        long += sum(len(ids) + around > length for ids in rows)
+        sides.append([np.concatenate([first, ids[: length - around], end]) for ids in rows])
     if long and not truncate:
         other = "" if lengths[0] == lengths[1] else f" or config.data.target_length={lengths[1]}"
         raise ValueError(

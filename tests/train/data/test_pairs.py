@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tokenizers
 
 from train.data import embedded_sets, pairs, tables, tokenizer
 
@@ -151,3 +152,23 @@ def test_toys_are_what_they_say_and_their_parts_do_not_meet():
         assert len(set(texts)) == len(texts) == 20_000
         assert table.column("target") == [make(text) for text in texts]
         assert table.column("part").count("heldout") == 500
+
+
+def test_what_a_tokenizers_own_rules_put_in_front_stands_there():
+    """BART's <s> A </s>, on both sides; it is no part of what a model wrote."""
+    tokens = tokenizer.train("byte", [], 0, ("<s>", "</s>"), bos="<s>", eos="</s>")
+    plain, _ = pairs.encode((["ab"], ["c"]), tokens, (9, 9), 0, 257, False)
+    assert plain.sources[0].tolist() == [*b"ab", 257] and pairs.front(tokens).size == 0
+    tokens.raw.post_processor = tokenizers.processors.TemplateProcessing(
+        single=["<s>", "$A", "</s>"], special_tokens=[("<s>", 256), ("</s>", 257)]
+    )
+    rows, cut = pairs.encode((["ab"], ["c"]), tokens, (4, 3), 0, 257, False)
+    assert rows.sources[0].tolist() == [256, *b"ab", 257] and cut == 0
+    assert rows.targets[0].tolist() == [256, *b"c", 257]
+    rows, cut = pairs.encode((["abc"], ["c"]), tokens, (4, 3), 0, 257, True)
+    assert rows.sources[0].tolist() == [256, *b"ab", 257] and cut == 1
+    with pytest.raises(ValueError, match="1 texts do not fit"):
+        pairs.encode((["abc"], ["c"]), tokens, (4, 3), 0, 257, False)
+    decode = pairs.written(tokens)
+    assert decode(np.int32([256, *b"c"])) == "c" and decode(np.int32([*b"cd"])) == "cd"
+    assert decode(np.int32([*b"c", 256])) == "c<s>"  # a model's mistake is shown
