@@ -18,7 +18,7 @@ _BODY = {
 }  # fmt: skip
 # Options that the numbers of a trained model do not depend on.
 _FREE = {
-    "family", "dtype", "remat", "scan", "attend", "drop_embed", "drop_table", "drop_attn",
+    "family", "dtype", "stream", "remat", "scan", "attend", "drop_embed", "drop_table", "drop_attn",
     "drop_resid", "drop_head", "init_std", "init_positions", "init_residual", "balance",
     "drop_pool", "global_slots", "drop_act", "drop_final", "init", "drop_path", "init_tokens",
     *convs.FREE,
@@ -36,6 +36,8 @@ def kind(o: Options) -> str:
         return encdecs.kind(o)
     if o.kind == "encoder":
         return encoders.kind(o)
+    if o.kind != "decoder":
+        raise ValueError(f"model.kind={o.kind!r}: the reference has no such model")
     if o.experts:
         return "mixtral"
     if o.norm == "rms":

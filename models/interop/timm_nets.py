@@ -100,7 +100,7 @@ def write(o: Options) -> dict:
             fault = len(differs), name, differs[0], again.get(differs[0])
     _, name, option, other = fault
     raise ValueError(
-        f"model.{option} = {getattr(o, option)!r} cannot be written in timm's spelling; its {name} has "
+        f"model.{option} = {wanted[option]!r} cannot be written in timm's spelling; its {name} has "
         f"{other!r} there"
     )
 

@@ -48,6 +48,8 @@ PARTS = {
     "train-bart-base": "train --family bart --size base --length 128 --rounds 3",
     "train-vit-s16": "train --family vit --size s16 --rounds 3",
     "train-swin-t": "train --family swin --size t --rounds 3",
+    "train-resnet-50": "train --family resnet --size 50 --rounds 3",
+    "train-efficientnet-b0": "train --family efficientnet --size b0 --rounds 3",
     "train-longformer": "train --family longformer --size base --batch 1 --length 4096 --rounds 2",
     "decode-bart": "decode --family bart --size base --modes greedy1 beam4 --rounds 3",
     "lengths": "lengths",
