@@ -43,10 +43,12 @@ def spread(values) -> tuple[float, float]:
 
 
 def percent(axes, axis="y"):
-    """Ticks as per cent."""
-    from matplotlib.ticker import PercentFormatter
+    """Ticks as per cent, none of which is rounded."""
+    from matplotlib.ticker import MaxNLocator
 
-    getattr(axes, f"{axis}axis").set_major_formatter(PercentFormatter(1.0, 0))
+    line = getattr(axes, f"{axis}axis")
+    line.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+    line.set_major_formatter(lambda value, _: f"{round(100 * value, 6):g}%")
 
 
 def labels(scores: dict, path: Path) -> Path:

@@ -235,7 +235,7 @@ def _norms(runs, out):
             for batch, (test, train) in sorted(batches.items()):
                 gap = [a - b for a, b in zip(train, test, strict=True)]
                 cells = [
-                    f"{100 * m:.1f} ± {100 * sd:.1f}"
+                    f"{100 * m:.1f}" + (f" ± {100 * sd:.1f}" if len(test) > 1 else "")
                     for m, sd in map(figures.spread, (test, train, gap))
                 ]
                 rows.append([figures.LOOKS[net][0], norm, str(batch), *cells])
