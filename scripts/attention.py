@@ -24,7 +24,6 @@ from eval import attention
 from models import interop
 from models.build import IMAGES, build
 from scripts import classify_image, convert
-from scripts.sample import reference
 from train.core import checkpoint
 from train.core.errors import Parser, cleanly
 from train.data import encode as rows
@@ -37,7 +36,7 @@ WIDE = 24  # panels
 
 def open_source(path: str) -> tuple:
     """(options, variables, tokenizer or None) of a run or of what the reference libraries write."""
-    if Path(path).exists() and not reference(Path(path)):
+    if Path(path).is_dir() and not convert.is_reference(Path(path)):
         _, model, variables, tokenizer = checkpoint.load_run(path)
         return model.o, variables, tokenizer
     loaded = convert.source(path)

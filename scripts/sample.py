@@ -63,12 +63,21 @@ class Source:
             raise ValueError("the prompt is empty and the model has no token that begins a text")
         return ids
 
+    def _edges(self) -> list:
+        """The texts of BOS and EOS, "" for none."""
+        name = lambda i: self.tokenizer.raw.id_to_token(i) or "" if i >= 0 else ""  # noqa: E731
+        return [name(self.tokenizer.bos), name(self.tokenizer.eos)]
+
     def encode_chat(self, messages: list) -> list:
         """The ids of a rendered chat, which holds its own BOS already."""
-        name = lambda i: self.tokenizer.raw.id_to_token(i) or "" if i >= 0 else ""  # noqa: E731
-        bos, eos = name(self.tokenizer.bos), name(self.tokenizer.eos)
-        text = chat.render(self.tokenizer.chat_template, messages, bos, eos)
+        text = chat.render(self.tokenizer.chat_template, messages, *self._edges())
         return self.tokenizer.encode(text).tolist()
+
+    def turned(self) -> tuple:
+        """(ids, texts) that end the model's turn in a chat, by its template."""
+        text = chat.turn_end(self.tokenizer.chat_template, *self._edges())
+        ids = self.tokenizer.encode(text).tolist()
+        return (tuple(ids), ()) if len(ids) == 1 else ((), (text,) if text else ())
 
     def decode(self, ids) -> str:
         return self.tokenizer.decode(ids, skip_special=True)
@@ -83,7 +92,7 @@ def load(path) -> Source:
             path = convert.packaged(path.name)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; --from takes a run, a folder or a .gguf")
-    if path.is_file() or reference(path):
+    if path.is_file() or convert.is_reference(path):
         return _reference(path)
     _, model, variables, tokenizer = checkpoint.load_run(path)
     if tokenizer is None:
@@ -91,18 +100,6 @@ def load(path) -> Source:
     model, variables = generation.apart(model, jax.device_put(variables))
     ends = (tokenizer.eos,) if tokenizer.eos >= 0 else ()
     return Source(model, variables, tokenizer, ends, _unused(tokenizer, model.o))
-
-
-def reference(folder: Path) -> bool:
-    """Whether a folder is the reference library's: its config.json names a model_type."""
-    file = folder / "config.json"
-    if not file.is_file():
-        return bool(list(folder.glob("*.gguf")))
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not valid JSON: {error}") from None
-    return isinstance(config, dict) and "model_type" in config
 
 
 def _reference(path):
@@ -284,6 +281,9 @@ def main(argv=None):
     o = source.model.o
     if o.kind not in ("decoder", "encdec") and not (o.kind == "encoder" and o.causal):
         raise ValueError(f"{a.source} is an {o.kind}, which writes no text")
+    if a.chat:
+        ids, texts = source.turned()
+        source.ends, a.stop = tuple({*source.ends, *ids}), [*a.stop, *texts]
     if a.prompt is None:
         a.stream, a.n = True, 1
         return converse(source, a)

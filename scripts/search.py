@@ -28,7 +28,7 @@ from eval import retrieval
 from models import interop
 from models.build import build
 from models.interop.untrusted import read_json
-from scripts.sample import reference
+from scripts.convert import is_reference
 from train.core import checkpoint
 from train.core.errors import Parser, cleanly
 from train.data import encode, sources, tables
@@ -63,7 +63,7 @@ def load(path) -> Searcher:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; --from takes a run or a folder")
-    if not reference(path):
+    if not is_reference(path):
         _, model, variables, tokenizer = checkpoint.load_run(path)
         if model.o.kind != "encoder" or model.o.head != "embed":
             raise ValueError(

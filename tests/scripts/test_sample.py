@@ -115,6 +115,27 @@ def test_streamed_is_the_same_text(folder, capsys):
     assert plain.startswith("one")
 
 
+def test_a_chat_ends_where_the_template_ends_a_turn(folder, tmp_path, capsys, monkeypatch):
+    """By its token where that is one, by its text otherwise; either is no part of the answer."""
+    for end in ("<s>", "<end>"):
+        shutil.copytree(folder, tmp_path / end)
+        side = json.loads((folder / "tokenizer_config.json").read_text())
+        side["chat_template"] = "{% for m in messages %}{{ m.content }}" + end + "{% endfor %}"
+        (tmp_path / end / "tokenizer_config.json").write_text(json.dumps(side))
+    assert sample.load(tmp_path / "<s>").turned() == ((256,), ())
+    assert sample.load(tmp_path / "<end>").turned() == ((), ("<end>",))
+    seen = {}
+
+    def run(source, ids, given, a):
+        seen[given[0]] = source.ends, a.stop
+
+    monkeypatch.setattr(sample, "run", run)
+    call(tmp_path / "<s>", "--prompt", "one", "--chat")
+    call(tmp_path / "<end>", "--prompt", "two", "--chat", "--stop", "x")
+    assert set(seen["one"][0]) == {256, 257} and seen["one"][1] == []
+    assert seen["two"] == ((257,), ["x", "<end>"])
+
+
 def test_stop_text_and_standard_input(folder, capsys, monkeypatch):
     call(folder, "--prompt", "one", "--temperature", "0", "--json")
     text = json.loads(capsys.readouterr().out)["text"]
@@ -215,7 +236,7 @@ def test_rows_of_the_table_without_a_token_are_never_drawn(folder, monkeypatch, 
     variables = model.init(jax.random.key(0), example(o))
     run = (None, model, variables, tokenizer)
     monkeypatch.setattr(sample.checkpoint, "load_run", lambda path: run)
-    monkeypatch.setattr(sample, "reference", lambda path: False)
+    monkeypatch.setattr(sample.convert, "is_reference", lambda path: False)
     assert sample.load(folder).unused == tuple(range(258, 320))
     call(folder, "--prompt", "one", "--json", "--temperature", "5", "--n", "8")
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

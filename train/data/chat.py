@@ -114,6 +114,18 @@ def render(template, messages, bos="", eos="", prompt=True, **names) -> str:
     return render_spans(template, messages, bos, eos, prompt, **names)[0]
 
 
+def turn_end(template, bos="", eos="") -> str:
+    """What a template puts behind an assistant's words, without the white space around; "" where it
+    cannot be told (it refuses a short chat, or changes the words)."""
+    said = "words"
+    try:
+        asked = {"role": "user", "content": "a"}
+        text = render(template, [asked, {"role": "assistant", "content": said}], bos, eos, False)
+    except ValueError:
+        return ""
+    return text.rpartition(said)[2].strip() if said in text else ""
+
+
 def render_spans(template, messages, bos="", eos="", prompt=False, **names):
     """(text, [(start, end), ...]): the characters inside the template's `generation` tags, which
     are what an assistant wrote, its end of turn included; an empty list if it has no such tags."""

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from train.data import chat
+from train.data import chat, tokenizer
 
+SHIPPED = tokenizer.EMBEDDED / "templates"
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/decoding/chat_templates.json").read_text())
 
 CHATML = """{%- for message in messages %}
@@ -157,3 +158,20 @@ def test_names_and_filters_of_the_reference():
     talk = [{"role": "user", "content": "<é>"}] * 3
     got = chat.render(source, talk, extra="more")
     assert got == '2 null {\n "role": "user",\n "content": "<é>"\n} 4 more'
+
+
+@pytest.mark.parametrize(
+    "template, want",
+    [
+        ("chatml", "<|im_end|>"),
+        ("llama3", "<|eot_id|>"),
+        ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", ""),
+        ("{% for m in messages %}{{ m.content | upper }}!{% endfor %}", ""),
+        ("{{ raise_exception('no') }}", ""),
+        ("{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}", "</s>"),
+    ],
+)
+def test_the_end_of_a_turn_is_what_follows_the_assistants_words(template, want):
+    if (SHIPPED / f"{template}.jinja").is_file():
+        template = (SHIPPED / f"{template}.jinja").read_text()
+    assert chat.turn_end(template, "<s>", "</s>") == want
