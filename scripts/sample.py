@@ -63,21 +63,12 @@ class Source:
             raise ValueError("the prompt is empty and the model has no token that begins a text")
         return ids
 
-    def _edges(self) -> list:
-        """The texts of BOS and EOS, "" for none."""
-        name = lambda i: self.tokenizer.raw.id_to_token(i) or "" if i >= 0 else ""  # noqa: E731
-        return [name(self.tokenizer.bos), name(self.tokenizer.eos)]
-
     def encode_chat(self, messages: list) -> list:
         """The ids of a rendered chat, which holds its own BOS already."""
-        text = chat.render(self.tokenizer.chat_template, messages, *self._edges())
+        name = lambda i: self.tokenizer.raw.id_to_token(i) or "" if i >= 0 else ""  # noqa: E731
+        bos, eos = name(self.tokenizer.bos), name(self.tokenizer.eos)
+        text = chat.render(self.tokenizer.chat_template, messages, bos, eos)
         return self.tokenizer.encode(text).tolist()
-
-    def turned(self) -> tuple:
-        """(ids, texts) that end the model's turn in a chat, by its template."""
-        text = chat.turn_end(self.tokenizer.chat_template, *self._edges())
-        ids = self.tokenizer.encode(text).tolist()
-        return (tuple(ids), ()) if len(ids) == 1 else ((), (text,) if text else ())
 
     def decode(self, ids) -> str:
         return self.tokenizer.decode(ids, skip_special=True)
@@ -282,7 +273,7 @@ def main(argv=None):
     if o.kind not in ("decoder", "encdec") and not (o.kind == "encoder" and o.causal):
         raise ValueError(f"{a.source} is an {o.kind}, which writes no text")
     if a.chat:
-        ids, texts = source.turned()
+        ids, texts = chat.turn_ends(source.tokenizer)
         source.ends, a.stop = tuple({*source.ends, *ids}), [*a.stop, *texts]
     if a.prompt is None:
         a.stream, a.n = True, 1

@@ -82,15 +82,18 @@ def _written(a, found) -> list:
     from models import streaming
     from models.settings import Settings
     from scripts import sample
+    from train.data import chat
 
     source = sample.load(a.source)
     talk = lambda text: [{"role": "user", "content": text}] if isinstance(text, str) else text
     encode = (
         (lambda p: source.encode_chat(talk(p.text))) if a.chat else lambda p: source.encode(p.words)
     )
+    turn, stop = chat.turn_ends(source.tokenizer) if a.chat else ((), ())
     settings = Settings(
-        max_new_tokens=a.max_new_tokens, temperature=a.temperature, eos=source.ends,
-        pad=source.tokenizer.pad, suppress=source.unused, num_return_sequences=a.answers,
+        max_new_tokens=a.max_new_tokens, temperature=a.temperature,
+        eos=tuple({*source.ends, *turn}), stop=stop, pad=source.tokenizer.pad,
+        suppress=source.unused, num_return_sequences=a.answers,
     )  # fmt: skip
     ids = [encode(prompt) for prompt in found]
     tokens, mask = padding.left_pad(ids, settings.fill, sample.MULTIPLE, source.model.o.context)

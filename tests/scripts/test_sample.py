@@ -16,7 +16,7 @@ from models.build import build, example
 from models.options import Options
 from scripts import convert, sample
 from train.core.errors import cleanly
-from train.data import tokenizer
+from train.data import chat, tokenizer
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
@@ -122,8 +122,12 @@ def test_a_chat_ends_where_the_template_ends_a_turn(folder, tmp_path, capsys, mo
         side = json.loads((folder / "tokenizer_config.json").read_text())
         side["chat_template"] = "{% for m in messages %}{{ m.content }}" + end + "{% endfor %}"
         (tmp_path / end / "tokenizer_config.json").write_text(json.dumps(side))
-    assert sample.load(tmp_path / "<s>").turned() == ((256,), ())
-    assert sample.load(tmp_path / "<end>").turned() == ((), ("<end>",))
+    ends = lambda name: chat.turn_ends(sample.load(tmp_path / name).tokenizer)
+    assert ends("<s>") == ((256,), ())
+    assert ends("<end>") == ((), ("<end>",)) and chat.turn_ends(tokenizer.train("byte", [])) == (
+        (),
+        (),
+    )
     seen = {}
 
     def run(source, ids, given, a):

@@ -21,6 +21,7 @@ from train.core import (
     rounds,
 )
 from train.data import prompts
+from train.data import tokenizer as tokenizers
 
 
 def test_a_pair_far_off_has_a_finite_loss():
@@ -193,6 +194,20 @@ def test_an_answer_ends_with_its_end_of_text_which_is_trained_and_not_read():
     assert made["answer"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
     assert made["mask"].tolist() == [[0, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]]
     assert writer.texts(made) == ["04", "04040404"]
+
+
+def test_an_answer_ends_where_the_template_ends_a_turn():
+    """A base model's end of text need not be what ends a turn: <|im_end|>, <|eot_id|>."""
+    words = tokenizers.train("byte", [], 0, ("<end>", "<turn>"), eos="<end>")
+    turn = words.raw.token_to_id("<turn>")
+    assert rollout.ends(words) == (words.eos,)
+    words.chat_template = "{% for m in messages %}{{ m.content }}<turn>{% endfor %}"
+    assert rollout.ends(words) == (words.eos, turn)
+    words.chat_template = "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
+    assert rollout.ends(words) == (words.eos,)
+    words.chat_template = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+    with pytest.raises(ValueError, match=r"ends a turn with '<\|im_end\|>', which is no token"):
+        rollout.ends(words)
 
 
 def test_k1_is_no_loss(tmp_path):

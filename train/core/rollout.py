@@ -18,10 +18,24 @@ from models.likelihood import of_tokens
 from models.settings import Settings
 from models.step import Step
 from train.core import advantages, bestof, kl, rewards, shard
-from train.data import packing
+from train.data import chat, packing
 
 GROUPED = ("grpo", "dr_grpo", "rloo", "best")
 METHODS = ("ppo", *GROUPED)
+
+
+def ends(tokenizer) -> tuple:
+    """The tokens that end an answer: eos, and what ends a turn by the chat template.
+
+    ValueError where a turn ends with a text of several tokens, which sampling would write on behind.
+    """
+    ids, texts = chat.turn_ends(tokenizer)
+    if texts:
+        raise ValueError(
+            f"the chat template ends a turn with {texts[0]!r}, which is no token of this tokenizer; a "
+            "sampled answer ends with a token: use a template that ends with eos, such as turns"
+        )
+    return tuple(dict.fromkeys((tokenizer.eos, *ids)))
 
 
 class Writer:
@@ -35,7 +49,7 @@ class Writer:
         self.settings = Settings(
             max_new_tokens=self.new,
             temperature=self.temperature,
-            eos=(tokenizer.eos,),
+            eos=ends(tokenizer),
             pad=fill,
             suppress=unused,
         )
