@@ -16,10 +16,12 @@ keeps batch normalisation as it was. With `data.task=multilabel` each class is a
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
 
 from eval import images as scoring
-from models import regrid
+from models import interop, regrid
 from models.build import IMAGES, build, example
 from models.likelihood import pick
 from models.options import Options
@@ -41,6 +43,8 @@ def run(config, workdir) -> Fitted:
     stream = workers.ahead(stream, config.data.get("workers", 0))
     said = ", ".join(f"{len(part):,} pictures to {name}" for name, part in parts.items())
     print(f"{said}; {len(parts['train'].labels)} classes", flush=True)
+    if note := rescaled(config):
+        print(note, flush=True)
     try:
         return loop.train(config, make_task(config, o, parts, stream, teacher(config, o)), workdir)
     finally:
@@ -76,6 +80,28 @@ def _open(config):
             raise ValueError(f"config.layer_decay is for a stack of blocks, not for a {o.kind}")
         config.optim.multipliers = (*config.optim.multipliers, *layerwise(o, decay, config))
     return config.lock(), o, parts
+
+
+def rescaled(config) -> str:
+    """A warning where the model that config.init names knows pixels of another scale; "" where not."""
+    init, own, told = config.get("init", {}), images.shape(config), None
+    name = init.get("checkpoint", "") or init.get("reference", "")
+    try:
+        if init.get("checkpoint", ""):
+            other = ConfigDict(checkpoint.read_config(checkpoint.find(name)))
+            told = images.shape(other) if "mean" in other.get("data", {}) else None
+        elif name:
+            told = interop.told(name)
+    except (OSError, ValueError):  # a run that resumes no longer needs what it started from
+        return ""
+    if told is None or not told.mean or len(told.mean) != len(own.mean):
+        return ""
+    if np.allclose([told.mean, told.deviation], [own.mean, own.deviation], atol=2e-3):
+        return ""
+    return (
+        f"note: {name} was trained on pixels of mean {told.mean} and deviation {told.deviation}; "
+        f"config.data has {own.mean} and {own.deviation}"
+    )
 
 
 def settings(config) -> dict:

@@ -101,6 +101,15 @@ def options(path) -> Options:
     return config.read(c, tensors.open_folder(path))
 
 
+def told(path) -> About:
+    """What a reference folder says of classes and pixels; its tensors are not read."""
+    path = Path(path)
+    if not (path / "config.json").is_file():
+        return About()
+    c = untrusted.read_json(path / "config.json")
+    return about.read(path, c, _spelled(c))
+
+
 def _spelled(c: Mapping) -> Mapping:
     """A parsed config.json; one of timm's in the form that `config.read` takes."""
     if "model_type" in c or "architecture" not in c:

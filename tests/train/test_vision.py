@@ -297,3 +297,20 @@ def test_probes_separate_what_can_be_separated():
     assert probe.linear(train_, held, steps=30) > 0.9
     noise = (train_[0], rng.integers(0, 3, 90))
     assert probe.linear(noise, held, steps=30) < 0.8
+
+
+def test_a_start_that_knows_pixels_of_another_scale_is_said(parent, data, tmp_path):
+    same = {"init.checkpoint": str(parent[0])}
+    assert vision.rescaled(config("resnet", data, **same)) == ""
+    assert vision.rescaled(config("resnet", data)) == ""
+    found = vision.rescaled(config("resnet", data, **same, **{"data.mean": (0.4,)}))
+    assert str(parent[0]) in found and "mean (0.5,)" in found and "has (0.4,)" in found
+    gone = {"init.checkpoint": str(tmp_path / "gone"), "data.mean": (0.4,)}
+    assert vision.rescaled(config("resnet", data, **gone)) == ""
+    (tmp_path / "config.json").write_text('{"model_type": "resnet"}')
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.1], "image_std": [0.2]}')
+    made = config("resnet", data).unlock()
+    made.init.reference = str(tmp_path)
+    assert "mean (0.1,) and deviation (0.2,)" in vision.rescaled(made)
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5], "image_std": [0.5]}')
+    assert vision.rescaled(made) == ""
