@@ -49,7 +49,13 @@ def passage(source: str, work: str, characters: int = 0) -> str:
 
 def score(loaded: sample.Source, content: str, length: int = 0, batch: int = 4) -> dict:
     """`eval.perplexity`'s figures of a model on one text, in windows that overlap by a token."""
-    length = min(length or 1024, loaded.model.o.context)
+    o = loaded.model.o
+    if o.kind == "encdec" or not o.causal or o.head not in ("lm", "double", "masked"):
+        raise ValueError(
+            f"perplexity is of models that predict the next token; this is an {o.kind} with "
+            f"head={o.head!r}"
+        )
+    length = min(length or 1024, o.context)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "passage.txt").write_text(content, encoding="utf-8")
         Path(folder, "rest.txt").write_text("A held-out set leaves something to train on.")

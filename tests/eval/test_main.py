@@ -39,3 +39,12 @@ def test_a_passage_is_the_beginning_of_a_named_work():
     assert len(command.passage("shakespeare", "tempest", 100)) == 100
     with pytest.raises(ValueError, match='no work "tempist".*tempest'):
         command.passage("shakespeare", "tempist")
+
+
+@pytest.mark.parametrize("family, size", [("bert", "base"), ("t5", "small")])
+def test_what_predicts_no_next_token_has_no_perplexity(family, size):
+    tokens = tokenizers.named("char", [TEXT])
+    small = dict(vocab=tokens.vocab, context=32, layers=1, width=16, heads=2, ff=16)
+    o = Options.of(families.row(family, size, **small))
+    with pytest.raises(ValueError, match=f"predict the next token; this is an {o.kind}"):
+        command.score(Source(build(o), {}, tokens, ()), TEXT)

@@ -103,3 +103,9 @@ def test_pixels_that_are_not_normalised_have_no_scale(tmp_path):
     told = {"image_mean": [0.5], "image_std": [0.5], "do_normalize": False, "crop_pct": 0.9}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(told))
     assert about.read(tmp_path, {}, {}) == About(crop=0.9)
+
+
+def test_timm_has_no_models_of_text(tmp_path):
+    o = text()
+    with pytest.raises(ValueError, match="it cannot hold model.kind='encoder'"):
+        interop.export(tmp_path / "out", o, parameters(o), spelling="timm")
