@@ -56,7 +56,7 @@ class Reader:
     def rows(self, texts, truncate: bool, labels=1) -> encode.Rows:
         """Rows of texts: tuples of one text or two, of words for tags, (question, text) for spans."""
         size, task = self.o.context, self.task
-        blank = {"tokens": [[0] * len(t) for t in texts], "spans": [[] for _ in texts]}
+        blank = {"tokens": [list(range(len(t))) for t in texts], "spans": [[] for _ in texts]}
         made = Examples(task, list(texts), blank.get(task, [0] * len(texts)), None)
         if task == "spans":
             rows = windows.encode(made, self.tokenizer, size, min(128, size // 4), True)
@@ -86,7 +86,7 @@ class Reader:
 
 
 def classes(reader: Reader, scores, top: int) -> list:
-    """Of each row {label: probability}, best first; of a regression its number."""
+    """Of each row [label, probability] of the best, best first; of a regression its number."""
     told, count = reader.loaded.about, scores.shape[1]
     names = told.labels or tuple(map(str, range(count)))
     if reader.o.head == "pair":
@@ -97,17 +97,17 @@ def classes(reader: Reader, scores, top: int) -> list:
     found = []
     for row in np.asarray(squash(scores)):
         best = np.argsort(-row, kind="stable")[:top]
-        found.append({"classes": {names[i]: float(row[i]) for i in best}})
+        found.append({"classes": [[names[i], float(row[i])] for i in best]})
     return found
 
 
 def tags(reader: Reader, rows, scores, texts) -> list:
-    """Of each row its words and their tags; words that were cut away have none."""
+    """Of each row its words and their tags, None for a word without tokens or cut away."""
     names = reader.loaded.about.labels or tuple(map(str, range(scores.shape[2])))
     found = []
     for words, row, pairs in zip(texts, scores.argmax(-1), rows.targets, strict=True):
-        said = [names[row[slot]] for slot, _ in pairs]
-        found.append({"words": list(words), "tags": said})
+        said = {word: names[row[slot]] for slot, word in pairs}
+        found.append({"words": list(words), "tags": [said.get(n) for n in range(len(words))]})
     return found
 
 
@@ -156,7 +156,7 @@ def predict(reader: Reader, texts, top: int = 5, truncate: bool = False) -> list
     if reader.task == "choice":
         chances = np.asarray(jax.nn.softmax(scores))
         return [
-            {"classes": {text: float(p) for text, p in zip(choices, row)}}
+            {"classes": [[text, float(p)] for text, p in zip(choices, row)]}
             for (_, choices), row in zip(texts, chances)
         ]
     return classes(reader, scores, top)
@@ -209,9 +209,9 @@ def show(found: dict):
     elif "answer" in found:
         print(f"  {found['answer']!r}  ({found['margin']:+.2f} against none)")
     elif "tags" in found:
-        words = found["words"][: len(found["tags"])]
-        print("  " + " ".join(f"{w}/{t}" for w, t in zip(words, found["tags"], strict=True)))
-    for chances in found.get("masks", [found.get("classes", {}).items()]):
+        pairs = zip(found["words"], found["tags"], strict=True)
+        print("  " + " ".join(f"{word}/{tag or '-'}" for word, tag in pairs))
+    for chances in found.get("masks", [found.get("classes", [])]):
         for name, p in chances:
             print(f"  {p:.3f}  {name}")
 

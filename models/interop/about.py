@@ -108,8 +108,8 @@ def _share(value) -> float:
 def fields(about: About, count: int) -> dict:
     """What config.json says of `count` classes. ValueError if their names are more or fewer."""
     names = about.labels or tuple(f"LABEL_{i}" for i in range(count))
-    if len(names) != count or len(set(names)) != count:
-        raise ValueError(f"{len(set(names))} names for the model's {count} classes")
+    if len(names) != count:
+        raise ValueError(f"{len(names)} names for the model's {count} classes")
     made = dict(id2label={str(i): name for i, name in enumerate(names)})
     made["label2id"] = {name: i for i, name in enumerate(names)}
     return made | ({"problem_type": about.problem} if about.problem else {})

@@ -249,7 +249,9 @@ def export(
     options, params = encoders.counted(options, params)
     if spelling == "timm":
         if options.kind not in ("vit", "swin", *convs.FIELDS):
-            raise ValueError(f"timm has models of images; it cannot hold model.kind={options.kind!r}")
+            raise ValueError(
+                f"timm has models of images; it cannot hold model.kind={options.kind!r}"
+            )
         name, c = (timm_nets if options.kind in convs.FIELDS else describe).spelled(options)
         c = about.timm(told, c)
     elif spelling != "reference":

@@ -50,10 +50,10 @@ def test_classes_without_names_have_none(tmp_path):
     assert c["id2label"] == {"0": "LABEL_0", "1": "LABEL_1"} and "problem_type" not in c
 
 
-@pytest.mark.parametrize("names", [("a",), ("a", "b", "c"), ("a", "a")])
+@pytest.mark.parametrize("names", [("a",), ("a", "b", "c")])
 def test_names_that_are_not_the_models_are_an_error(names, tmp_path):
     o = text()
-    with pytest.raises(ValueError, match=f"{len(set(names))} names for the model's 2 classes"):
+    with pytest.raises(ValueError, match=f"{len(names)} names for the model's 2 classes"):
         interop.export(tmp_path / "out", o, parameters(o), told=About(names))
     assert not (tmp_path / "out").exists()
 

@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+import tokenizers
 
 from models import families, interop
 from models.build import build, example
@@ -52,8 +53,9 @@ def test_classes_have_their_names_and_probabilities(tmp_path, capsys):
     for text, row in zip((CAT, DOG), found, strict=True):
         want = np.asarray(jax.nn.softmax(direct(folder, text)))
         names = [("sad", "so-so", "glad")[i] for i in np.argsort(-want)[:2]]
-        assert list(row["classes"]) == names
-        np.testing.assert_allclose(list(row["classes"].values()), np.sort(want)[:0:-1], atol=1e-5)
+        assert [name for name, _ in row["classes"]] == names
+        chances = [p for _, p in row["classes"]]
+        np.testing.assert_allclose(chances, np.sort(want)[:0:-1], atol=1e-5)
     assert predict.main(["--from", folder, "--text", CAT]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == CAT and len(lines) == 4 and lines[1].split()[1] in ("sad", "so-so", "glad")
@@ -63,11 +65,11 @@ def test_pairs_have_two_types(tmp_path, capsys):
     folder = made(tmp_path / "a", "classify", 2)
     found = call(capsys, folder, "--text", CAT, "--text", DOG, "--pair", DOG)
     want = np.asarray(jax.nn.softmax(direct(folder, CAT, DOG)))
-    assert found[0]["classes"]["1"] == pytest.approx(want[1], abs=1e-5)
+    assert dict(found[0]["classes"])["1"] == pytest.approx(want[1], abs=1e-5)
     folder = made(tmp_path / "b", "pair")
     found = call(capsys, folder, "--text", CAT, "--pair", DOG)
     want = np.asarray(jax.nn.softmax(direct(folder, CAT, DOG)))
-    assert found[0]["classes"]["follows"] == pytest.approx(want[0], abs=1e-5)
+    assert dict(found[0]["classes"])["follows"] == pytest.approx(want[0], abs=1e-5)
 
 
 def test_a_regression_gives_its_number_and_many_labels_each_a_chance(tmp_path, capsys):
@@ -75,7 +77,7 @@ def test_a_regression_gives_its_number_and_many_labels_each_a_chance(tmp_path, c
     value = call(capsys, folder, "--text", CAT)[0]["value"]
     assert value == pytest.approx(float(direct(folder, CAT)[0]), abs=1e-5)
     folder = made(tmp_path / "b", "classify", 2, About(("x", "y"), PROBLEMS[2]))
-    found = call(capsys, folder, "--text", CAT)[0]["classes"]
+    found = dict(call(capsys, folder, "--text", CAT)[0]["classes"])
     want = np.asarray(jax.nn.sigmoid(direct(folder, CAT)))
     np.testing.assert_allclose([found["x"], found["y"]], want, atol=1e-5)
 
@@ -90,6 +92,25 @@ def test_every_word_has_the_tag_of_its_first_piece(tmp_path, capsys):
     scores = build(loaded.options).apply(loaded.variables, {"tokens": tokens})["scores"][0]
     slots = 1 + np.cumsum([0, *(len(p) for p in pieces)])[:-1]
     assert found["tags"] == [("O", "B-X", "I-X")[int(np.argmax(scores[slot]))] for slot in slots]
+
+
+def test_words_without_tokens_or_room_have_no_tag(tmp_path, capsys):
+    folder = made(tmp_path, "tokens", 2, About(("O", "B-X")))
+    reader = predict.Reader(folder)
+    reader.tokenizer.raw.normalizer = tokenizers.normalizers.Replace(" zz", "")
+    found = predict.predict(reader, [("cat", "zz", "dog"), ("cat",) * 30], truncate=True)
+    assert found[0]["tags"][1] is None and None not in (found[0]["tags"][0], found[0]["tags"][2])
+    gone = [tag is None for tag in found[1]["tags"]]
+    assert len(gone) == 30 and gone == sorted(gone) and 0 < sum(gone) < 30
+    predict.show(found[0])
+    assert " zz/- " in capsys.readouterr().out
+
+
+def test_classes_may_have_one_name(tmp_path, capsys):
+    """ImageNet has two cranes."""
+    folder = made(tmp_path, "classify", 3, About(("crane", "ant", "crane")))
+    found = call(capsys, folder, "--text", CAT)[0]["classes"]
+    assert sorted(name for name, _ in found) == ["ant", "crane", "crane"]
 
 
 @pytest.mark.parametrize("family", ["bert", "longformer"])
@@ -117,7 +138,8 @@ def test_masks_are_filled_with_the_likeliest_tokens(tmp_path, capsys):
 
 def test_choices_share_one_probability(tmp_path, capsys):
     folder = made(tmp_path, "choice")
-    found = call(capsys, folder, "--text", CAT, "--choice", DOG, "--choice", "door")[0]["classes"]
+    found = call(capsys, folder, "--text", CAT, "--choice", DOG, "--choice", "door")
+    found = dict(found[0]["classes"])
     assert set(found) == {DOG, "door"} and sum(found.values()) == pytest.approx(1)
 
 
