@@ -25,8 +25,8 @@ class Rows:
     """Rows of `length` slots; a row has k parts, texts that the model reads on their own.
 
     parts: per row k pairs (tokens, token types) of int32 [n]; targets: per row a number, a pair of
-    slots, or (tokens) a list of (slot, label). cut: how many rows were cut to fit. trim: batches
-    are as long as their longest row asks for. extra: what an evaluator needs beside the batches.
+    slots, or (tokens) a list of (slot, label). cut: how many rows were cut to fit. trim: an evaluator's
+    batches, too, are as long as their longest row asks for. extra: what an evaluator needs beside the batches.
     """
 
     task: str
@@ -132,9 +132,8 @@ class Stream:
         for epoch in np.unique(samples // count).tolist():
             at = samples // count == epoch
             numbers[at] = self.order(epoch)[samples[at] % count]
-        numbers = numbers.tolist()
-        time = self.rows.time(numbers) if self.rows.trim else 0
-        return self.rows.batch(numbers[self.process * share : (self.process + 1) * share], time)
+        own = numbers[self.process * share : (self.process + 1) * share].tolist()
+        return self.rows.batch(own, self.rows.time(numbers))
 
     def _order(self, epoch) -> np.ndarray:
         """The rows of an epoch, int64 [N]."""

@@ -146,6 +146,14 @@ def test_pooled_batches_hold_rows_of_like_length_and_every_row_once_an_epoch():
     assert again.fingerprint != encode.Stream(rows, 1, 8).fingerprint
 
 
+def test_training_batches_are_as_long_as_their_rows_whatever_the_evaluators_ask():
+    rows = encode.encode(examples("classify", [("cat " * 9,)] * 4, [0] * 4), TOKENIZER, 128)
+    rows.trim = False
+    longest = int(rows.sizes.max())
+    assert encode.Stream(rows, 0, 4).batch(0)["tokens"].shape[1] == -(-longest // 16) * 16 < 128
+    assert rows.batches(4)[0]["tokens"].shape[1] == 128
+
+
 @pytest.mark.parametrize("count", [1, 5, 8, 9, 17])
 def test_pools_that_are_larger_than_the_data_lose_nothing(count):
     texts = [("cat " * (n + 1),) for n in range(count)]
