@@ -5,7 +5,9 @@
 
 from collections.abc import Mapping
 
-from models import sides
+import numpy as np
+
+from models import positions, sides
 from models.interop.fields import ACTS, act, changed, get, labels
 from models.options import Options
 
@@ -169,6 +171,20 @@ def _unstated(kind, names):
     if kind != "t5":
         return "none"
     return "lm" if any(name.startswith("decoder.") for name in names) or not names else "encoder"
+
+
+def computed(files, o):
+    """ValueError where a file holds positions other than the sinusoid that is computed instead.
+
+    What 16 bits leave of it is let through.
+    """
+    for name in files:
+        if name.endswith(("encoder.embed_positions.weight", "decoder.embed_positions.weight")):
+            table = np.asarray(files[name], np.float32)
+            rows = np.arange(len(table)) if table.ndim == 2 else np.zeros(0, np.int32)
+            wanted = np.asarray(positions.sinusoid(rows, o.width, halves=True))
+            if table.shape != wanted.shape or not np.abs(table - wanted).max(initial=0) < 5e-3:
+                raise ValueError(f"{name!r:.80} is not the sinusoid that this model computes")
 
 
 def _alone(c, o, head):

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from models import positions, transformer
+from models import transformer
 from models.interop import (
     about,
     config,
     convs,
     ctranslate,
     describe,
+    encdecs,
     encoders,
     gguf,
     pth,
@@ -139,7 +140,7 @@ def convert(c: Mapping, files: tensors.Tensors) -> tuple:
         used.update(theirs)
         flat.update(zip(line.ours, line.load([files[name] for name in theirs]), strict=True))
     if o.positions == "sinusoidal_halves":
-        _computed(files, o)
+        encdecs.computed(files, o)
     buffers = re.compile(f"({re.escape(prefix)})?({table.ignore})")
     left = sorted(name for name in files if name not in used and not buffers.fullmatch(name))
     if left:
@@ -148,20 +149,6 @@ def convert(c: Mapping, files: tensors.Tensors) -> tuple:
             f"the checkpoint holds {left[0]!r:.80}{more}, which a {c['model_type']} lacks"
         )
     return o, {collection: nest(flat) for collection, flat in variables.items()}
-
-
-def _computed(files, o):
-    """ValueError where a file holds positions other than the sinusoid that is computed instead.
-
-    What 16 bits leave of it is let through.
-    """
-    for name in files:
-        if name.endswith(("encoder.embed_positions.weight", "decoder.embed_positions.weight")):
-            table = np.asarray(files[name], np.float32)
-            rows = np.arange(len(table)) if table.ndim == 2 else np.zeros(0, np.int32)
-            wanted = np.asarray(positions.sinusoid(rows, o.width, halves=True))
-            if table.shape != wanted.shape or not np.abs(table - wanted).max(initial=0) < 5e-3:
-                raise ValueError(f"{name!r:.80} is not the sinusoid that this model computes")
 
 
 def _expect(name, shape, files):
