@@ -65,9 +65,7 @@ class Source:
 
     def encode_chat(self, messages: list) -> list:
         """The ids of a rendered chat, which holds its own BOS already."""
-        name = lambda i: self.tokenizer.raw.id_to_token(i) or "" if i >= 0 else ""  # noqa: E731
-        bos, eos = name(self.tokenizer.bos), name(self.tokenizer.eos)
-        text = chat.render(self.tokenizer.chat_template, messages, bos, eos)
+        text = chat.render(self.tokenizer.chat_template, messages, *chat.edges(self.tokenizer))
         return self.tokenizer.encode(text).tolist()
 
     def decode(self, ids) -> str:

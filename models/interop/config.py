@@ -106,14 +106,11 @@ FAMILY = {
 
 def renamed(c: Mapping) -> Mapping:
     """A config.json under the model_type that ours know it by."""
-    if not _named(c) or c["model_type"] not in ALIASES:
+    kind = c.get("model_type")
+    if not isinstance(kind, str) or kind not in ALIASES:
         return c
-    kind, defaults = ALIASES[c["model_type"]]
+    kind, defaults = ALIASES[kind]
     return {**defaults, **c, "model_type": kind}
-
-
-def _named(c):
-    return isinstance(c.get("model_type"), str)
 
 
 def read(c: Mapping, names=()) -> Options:
@@ -121,9 +118,8 @@ def read(c: Mapping, names=()) -> Options:
 
     Raises ValueError that names the field for a model_type, value or head that we do not have.
     """
-    c = renamed(c)
     kind = c.get("model_type")
-    if not _named(c) or kind not in FIELDS:
+    if not isinstance(kind, str) or kind not in FIELDS:
         known = ", ".join(sorted([*FIELDS, *ALIASES]))
         raise ValueError(f"config.json: model_type is {kind!r:.80}; supported are {known}")
     for field, only in REFUSED.items():

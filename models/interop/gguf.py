@@ -77,13 +77,15 @@ class Reader:
 
     def _strings(self, count):
         """`count` strings; the reading of a vocabulary, and therefore without calls."""
-        found, at, end, size_at = [], self._at, len(self._data), struct.Struct("<Q").unpack_from
+        found, at, end, data = [], self._at, len(self._data), self._bytes
+        size_at = struct.Struct("<Q").unpack_from
         for _ in range(count):
-            size = size_at(self._bytes, at)[0] if at + 8 <= end else end
-            if size > min(STRING, end - at - 8):
+            (size,) = size_at(data, at) if at + 8 <= end else (end,)
+            at += 8
+            if size > STRING or size > end - at:
                 self._fail(f"a string of {size:,} bytes")
-            found.append(str(self._bytes[at + 8 : at + 8 + size], "utf-8", "replace"))
-            at += 8 + size
+            found.append(str(data[at : at + size], "utf-8", "replace") if size else "")
+            at += size
         self._at = at
         return found
 

@@ -126,14 +126,19 @@ def turn_end(template, bos="", eos="") -> str:
     return text.rpartition(said)[2].strip() if said in text else ""
 
 
+def edges(tokenizer) -> tuple:
+    """The texts of a tokenizer's bos and eos, as templates write them; "" for none."""
+    name = lambda i: tokenizer.raw.id_to_token(i) or "" if i >= 0 else ""  # noqa: E731
+    return name(tokenizer.bos), name(tokenizer.eos)
+
+
 def turn_ends(tokenizer) -> tuple:
     """(ids, texts) one of which ends the model's turn by the tokenizer's template: the id where it is
     one token, else the text; both empty where there is no template or nothing ends a turn."""
     template = getattr(tokenizer, "chat_template", "")
     if not template:
         return (), ()
-    name = lambda i: tokenizer.raw.id_to_token(i) or "" if i >= 0 else ""  # noqa: E731
-    text = turn_end(template, name(tokenizer.bos), name(tokenizer.eos))
+    text = turn_end(template, *edges(tokenizer))
     ids = tokenizer.encode(text).tolist() if text else []
     return (tuple(ids), ()) if len(ids) < 2 else ((), (text,))
 

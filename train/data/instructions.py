@@ -28,8 +28,7 @@ class Dialogue:
 
     def __init__(self, tokenizer, template: str = ""):
         self.tokenizer, self.template = tokenizer, template
-        name = lambda index: tokenizer.raw.id_to_token(index) if index >= 0 else ""
-        self.bos, self.eos = name(tokenizer.bos), name(tokenizer.eos)
+        self.bos, self.eos = chat.edges(tokenizer)
         if tokenizer.eos < 0:
             raise ValueError("the tokenizer has no end-of-text token, which ends an answer")
 
