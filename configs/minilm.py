@@ -28,7 +28,7 @@ al. 2016), so not comparable with published figures; its files ask never to stan
 corpus, and what is trained on them here is a demonstration. Paragraphs longer than a row are read in
 windows that share `data.stride` tokens. Texts of the other tasks are cut to `length`, which is said; mails
 in the middle, since both their ends tell. Sections and spans are batched by length (`data.pool`), which
-saves a third of the time.
+saved a third of a step's time for spans.
 Hardware: two CPU cores. No published number on these splits; README.md has what simple methods reach.
 Recipe: Devlin et al. 2019 (appendix A.3), with rates that suit MiniLM's width and 0.9 a layer.
 """
