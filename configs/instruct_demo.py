@@ -45,7 +45,7 @@ PARTS = {
     ),
     "ppo": dict(
         batch=64, model=families.row("gpt2", **SIZE), kl=dict(beta=0.05),
-        ppo=dict(method="ppo", epochs=2, minibatches=2, new=NEW),
+        ppo=dict(method="ppo", epochs=2, minibatches=2, new=NEW, old="scored"),
         reward=dict(kind="model", checkpoint="", normalise=True),
         data=dict(train="requests.jsonl", valid="", valid_share=0.0, tokenizer="init", template=""),
         init=dict(checkpoint="", reference="", model=False),

@@ -70,7 +70,8 @@ def get_config(variant="tiny"):
         )
     )
     if variant == "spam":
-        config.data.cut = "middle"
+        config.update(length=512)
+        config.data.update(cut="middle", pool=50)
     if variant == "sections":
         config.update(steps=1600, batch=64, length=96)
         config.model.labels = 42

@@ -46,7 +46,7 @@ def get_config(variant="tiny"):
             ppo=dict(
                 method="ppo", group=4, epochs=2, minibatches=4, new=8, temperature=1.0, gamma=1.0,
                 lam=0.95, clip=0.2, clip_high=0.0, dual=0.0, clip_value=0.2, value=0.1, aggregate="",
-                ratio="", surrogate="clip", cap=5.0,
+                ratio="", surrogate="clip", cap=5.0, old="auto",
             ),
             kl=dict(
                 beta=0.001, controller="fixed", target=6.0, horizon=10_000.0, place="reward",

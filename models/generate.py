@@ -115,9 +115,9 @@ def _pick(state, logits, prompt, s):
     scores = sampling.process(logits, history, s)
     if s.temperature:
         scores = sampling.warp(scores, s)
-        token = jnp.argmax(scores + sampling.noise(state["keys"], now, logits.shape[-1]), -1)
+        token = sampling.largest(scores + sampling.noise(state["keys"], now, logits.shape[-1]))
     else:
-        token = jnp.argmax(scores, -1)
+        token = sampling.largest(scores)
     done = state["done"]
     token = jnp.where(done, s.fill, token.astype(jnp.int32))
     ended = (

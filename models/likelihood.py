@@ -75,10 +75,11 @@ def token_log_probs(head, x, targets, chunk: int = 0, smooth: float = 0.0):
     return jnp.moveaxis(out, 0, 1).reshape(batch, count * chunk)[:, :time]
 
 
-def of_tokens(model, variables, batch, temperature: float = 1.0, vocab: int = 0, **more):
+def of_tokens(model, variables, batch, temperature: float = 1.0, vocab: int = 0, last=0, **more):
     """(log p of every token of `batch["tokens"]` given those before it [B,T], what `features` gives).
 
-    The first slot is 0. batch: what the model's `features` reads. The logits are divided by
+    The first slot is 0. `last` > 0 asks for that many tokens at the end alone, [B,last], and spares the
+    head of the others. batch: what the model's `features` reads. The logits are divided by
     `temperature`, as they are in sampling, and ids from `vocab` on (rows that only fill up a table)
     are left out where it is given; `more` goes to `apply`.
     """
@@ -90,5 +91,7 @@ def of_tokens(model, variables, batch, temperature: float = 1.0, vocab: int = 0,
             logits = jnp.where(jnp.arange(logits.shape[-1]) < vocab, logits, -1e9)
         return logits
 
+    if last:
+        return token_log_probs(head, x[:, -last - 1 : -1], batch["tokens"][:, -last:]), out
     found = token_log_probs(head, x[:, :-1], batch["tokens"][:, 1:])
     return jnp.pad(found, ((0, 0), (1, 0))), out

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from models.placement import alone
+
 
 class History(NamedTuple):
     """What was read and written so far, in buffers that are as long as the whole sequence.
@@ -240,5 +242,20 @@ def warp(logits, s, keep: int = 1):
 
 
 def noise(keys, step, vocab: int):
-    """Gumbel noise [R,V] for Gumbel-max sampling: a function of the row's key and the step alone."""
-    return jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, step), (vocab,)))(keys)
+    """Gumbel noise [R,V] for Gumbel-max sampling: a function of the row's key and the step alone.
+
+    On one CPU device row by row: of all rows at once, XLA writes the generator's state to memory and
+    copies it in each of its rounds.
+    """
+    one = lambda key: jax.random.gumbel(jax.random.fold_in(key, step), (vocab,))
+    return jax.lax.map(one, keys) if alone() and len(keys) > 1 else jax.vmap(one)(keys)
+
+
+def largest(scores):
+    """The index [R] of the largest of scores [R,V], the first of equal ones, of NaN the first.
+
+    As `argmax`, by two reductions that XLA's CPU has vectorised, which its argmax is not.
+    """
+    index = jax.lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
+    hit = (scores >= jnp.max(scores, -1, keepdims=True)) | jnp.isnan(scores)
+    return jnp.min(jnp.where(hit, index, scores.shape[-1]), -1)

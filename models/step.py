@@ -34,12 +34,17 @@ class Step:
         """
         o = self.model.o
         low = jnp.dtype(o.dtype)
-        turned = {TURNED: {}} if settings and not o.scan and _pays(rows, low, settings) else {}
+        turned = {TURNED: {}} if settings and self.pays(rows, settings) else {}
         if source is None:
             return {**caches.init(o, rows, slots, low), **turned}
         cache = caches.init(o, rows, slots, low, source["mask"].shape[1])
         encoded = self.model.apply(params, source, method="encode")
         return {**cache, **turned, "encoded": encoded, "encoded_mask": source["mask"]}
+
+    def pays(self, rows: int, s: Settings) -> bool:
+        """Whether turning the kernels pays for what the settings ask of so many prompts."""
+        rows, low = rows * max(s.num_beams, s.num_return_sequences), jnp.dtype(self.model.o.dtype)
+        return not self.model.o.scan and few(rows, low) and s.max_new_tokens >= STEPS
 
     def __call__(self, params, tokens, mask, cache):
         side = "decoder_" if self.model.o.kind == "encdec" else ""
@@ -56,18 +61,13 @@ class Step:
         return logits, {**cache, **made}
 
 
-def _pays(rows: int, dtype, s: Settings) -> bool:
-    return few(rows * max(s.num_beams, s.num_return_sequences), dtype) and s.max_new_tokens >= STEPS
-
-
 def _last(model, batch, cache):
     """The logits of the last slot, and the cache."""
     x, out = model.features(batch, cache=cache)
     return model.logits(x[:, -1]), out["cache"]
 
 
-@functools.partial(jax.jit, static_argnames=("step",))
-def _turned(step, variables):
+def _turn(step, variables):
     o, one = step.model.o, jnp.ones((1, 1), jnp.int32)
     source = None
     if o.kind == "encdec":
@@ -86,3 +86,30 @@ def turned(model, variables) -> dict:
     if model.o.scan or not few(ROWS, jnp.dtype(model.o.dtype)):
         return variables
     return {**variables, TURNED: _turned(Step(model), variables)}
+
+
+_turned = jax.jit(_turn, static_argnames=("step",))
+
+
+class Again:
+    """Turned kernels of parameters that change between calls: in the same memory each time, which costs
+    less than memory that the system has to clear.
+
+    Called with variables, how many rows are decoded and the settings, it gives the variables with their
+    kernels turned, or as they are where that does not pay. What an earlier call gave is overwritten.
+    """
+
+    def __init__(self, model):
+        self.step, self._held = Step(model), None
+        fill = lambda variables, held: _turn(self.step, variables)
+        self._fill = jax.jit(fill, donate_argnames=("held",), keep_unused=True)
+
+    def __call__(self, variables, rows: int, settings: Settings) -> dict:
+        if not self.step.pays(rows, settings):
+            return variables
+        held, self._held = self._held, None
+        if held is None:
+            shapes = jax.eval_shape(functools.partial(_turn, self.step), variables)
+            held = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        self._held = self._fill(variables, held)
+        return {**variables, TURNED: self._held}

@@ -11,7 +11,8 @@
     best     likelihood of the best of `group` answers: rejection-sampling fine-tuning
 
 `ppo.ratio` "sequence" with clip 3e-4 and clip_high 4e-4 is GSPO's ratio, `ppo.surrogate` "cispo" the loss
-of CISPO with ratios up to `ppo.cap`, clip_high 0.28 and the aggregation "tokens" DAPO's. The aggregation
+of CISPO with ratios up to `ppo.cap`, clip_high 0.28 and the aggregation "tokens" DAPO's. `ppo.old` says
+where the log-probabilities of what was sampled come from (`train.core.rollout.OLD`). The aggregation
 and the ratio (`ppo.aggregate`, `ppo.ratio`, "" the method's own), the temperature, what becomes of an answer that
 does not end (`reward.missing_eos`), and where the KL to the frozen reference goes are named in the
 config: `kl.place` "reward" is k1 in the reward (beta fixed, or adaptive towards `kl.target`), "loss" an
@@ -54,7 +55,7 @@ SECTIONS = {
     "ppo": {
         "method": "ppo", "group": 4, "epochs": 4, "minibatches": 1, "new": 16, "temperature": 1.0,
         "gamma": 1.0, "lam": 0.95, "clip": 0.2, "clip_high": 0.0, "dual": 0.0, "clip_value": 0.2,
-        "value": 0.1, "aggregate": "", "ratio": "", "surrogate": "clip", "cap": 5.0,
+        "value": 0.1, "aggregate": "", "ratio": "", "surrogate": "clip", "cap": 5.0, "old": "auto",
     },
     "kl": {
         "beta": 0.05, "controller": "fixed", "target": 6.0, "horizon": 10_000.0, "place": "reward",
@@ -107,6 +108,7 @@ def settings(config) -> dict:
     ppo["ratio"] = ppo["ratio"] or ("product" if ppo["method"] == "rloo" else "token")
     one_of("ppo.ratio", ppo["ratio"], policy.LEVELS)
     one_of("ppo.surrogate", ppo["surrogate"], policy.SURROGATES)
+    one_of("ppo.old", ppo["old"], rollout.OLD)
     one_of("kl.controller", how["kl"]["controller"], kl.CONTROLLERS)
     one_of("kl.place", how["kl"]["place"], ("reward", "loss"))
     one_of("kl.estimator", how["kl"]["estimator"], ("k2", "k3"))
@@ -223,8 +225,8 @@ def make_task(config, o, value, tokenizer, setting, frozen, given=None) -> Task:
     def loss(params, frozen, extra, batch, rng, totals):
         mask, both = batch["answer"], {name: batch[name] for name in ("tokens", "mask")}
         own = {"params": params["policy"]}
-        found, _ = of_tokens(model, own, both, ppo["temperature"], tokenizer.vocab)
-        found = jnp.where(mask > 0, found[:, -ppo["new"] :], batch["old"])
+        found, _ = of_tokens(model, own, both, ppo["temperature"], tokenizer.vocab, ppo["new"])
+        found = jnp.where(mask > 0, found, batch["old"])
         ratio = policy.ratios(found, batch["old"], mask, ppo["ratio"])
         each = policy.loss_of(ratio, found, batch, ppo)
         if penalty["place"] == "loss" and penalty["beta"]:

@@ -7,11 +7,12 @@
 A round: the policy writes `--new` tokens to each of `--rows` prompts (random tokens, between half of
 `--prompt` and all of it, padded on the left), sampled at temperature 1 without a filter; policy and
 frozen reference give the log-probabilities of the answers, a reward model a score, a value net its
-values. Ours are the functions that `python -m train` calls in a round (`train.core.rollout`); the
-peer's are `generate` and forward passes over prompt and answer, a log-softmax and a gather, as TRL's
-PPO had them. All four models have the size's shape; the peer reads the weights that ours exports, and
-both are asked about the same rows: the table says by how much they differ at most. Nothing ends a
-row. The first round compiles and warms up. `--threads` are every side's cores, as in `bench decode`.
+values. Ours are the functions that `python -m train` calls in a round (`train.core.rollout`), which
+in float32 notes the policy's log-probabilities while it writes; the peer's are `generate` and forward
+passes over prompt and answer, a log-softmax and a gather, as TRL's PPO had them. All four models have
+the size's shape; the peer reads the weights that ours exports, and both are asked about the same rows:
+the table says by how much they differ at most. Nothing ends a row. The first round compiles and warms
+up. `--threads` are every side's cores, as in `bench decode`.
 """
 
 import contextlib
@@ -68,6 +69,7 @@ def side(lane, differences: dict) -> dict:
     return {
         "name": lane.name, "side": lane.job["side"], "info": lane.info, **seconds(lane.rows),
         "parts": parts, "peak": lane.rows[-1]["peak"], "differences": differences,
+        "noted": lane.info.get("noted", False),
     }  # fmt: skip
 
 
@@ -85,6 +87,14 @@ def apart(mine: dict, theirs: dict) -> dict:
     return found
 
 
+def over(own: dict, other: dict, metric: str, noted) -> str:
+    """The ratio of a part's seconds over ours, in words; `noted`: our name of a part, if writing notes it."""
+    if noted == "policy":
+        return "noted while writing"
+    r = tables.ratios(tables.as_rows(own, metric), tables.as_rows(other, metric), metric)
+    return f"{r['ratio']:.2f} ({r['low']:.2f} to {r['high']:.2f})"
+
+
 def table(result: dict) -> str:
     """Seconds of a round and of its parts by side, ratios over ours, differences, memory."""
     metric = "cpu" if result["threads"] == 1 else "wall"
@@ -93,15 +103,11 @@ def table(result: dict) -> str:
     for part in ("whole round", *rounds.PARTS):
         take = lambda s, part=part: s["parts"].get(part, s)
         for s in result["sides"]:
-            r = tables.ratios(
-                tables.as_rows(take(own), metric), tables.as_rows(take(s), metric),
-                metric,
-            )  # fmt: skip
             rows.append([
                 part, s["name"], tables.seconds_text(take(s)["cpu"]),
                 tables.seconds_text(take(s)["wall"]),
                 f"{tokens / tables.median_of(take(s), 'wall'):.1f}",
-                "" if s is own else f"{r['ratio']:.2f} ({r['low']:.2f} to {r['high']:.2f})",
+                "" if s is own else over(take(own), take(s), metric, own.get("noted", False) and part),
                 "" if s is own or part not in s["differences"] else f"{s['differences'][part]:.1e}",
                 f"{s['peak'] / 1e9:.2f}" if part == "whole round" else "",
             ])  # fmt: skip

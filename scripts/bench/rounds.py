@@ -30,7 +30,12 @@ def answered(job: dict) -> tuple:
 
 
 class Side:
-    """What a worker is asked; a side has `write`, `log_probs`, `score` and `values`."""
+    """What a worker is asked; a side has `write`, `log_probs`, `score` and `values`.
+
+    A side that is `noted` needs no pass for the policy's log-probabilities: its writing has them.
+    """
+
+    noted = False
 
     def round(self, number: int) -> dict:
         """Seconds and memory of a round, and of each of its `parts`."""
@@ -39,14 +44,15 @@ class Side:
         with timed(row):
             with timed(row["parts"].setdefault("writing", {})):
                 both = self.write(tokens, mask, number)
-            self.said(*both, row["parts"])
+            self.said(*both, row["parts"], self.noted)
         return row
 
-    def said(self, tokens, mask, parts: dict) -> dict:
-        """Arrays of what the four models say of rows; seconds of each into `parts`."""
+    def said(self, tokens, mask, parts: dict, noted: bool = False) -> dict:
+        """Arrays of what the models say of rows, without the policy if `noted`; seconds into `parts`."""
         found = {}
         with timed(parts.setdefault("policy", {})):
-            found["policy"] = self.log_probs("policy", tokens, mask)
+            if not noted:
+                found["policy"] = self.log_probs("policy", tokens, mask)
         with timed(parts.setdefault("reference", {})):
             found["reference"] = self.log_probs("reference", tokens, mask)
         with timed(parts.setdefault("reward", {})):
@@ -89,10 +95,13 @@ class Ours(Side):
                 interop.export(f"{job['export']}/{name}", options, params)
         words = types.SimpleNamespace(vocab=o.vocab, eos=-1, pad=0)
         self.writer = rollout.Writer(model, words, job)
+        self.noted = self.writer.noted()
         self.scorer = rollout.Scorer(self.writer, None, net)
         self._values = jax.jit(lambda p, batch: rounds.values(net, p, batch, job["new"]))
         self._seeds = lambda number: rollout.seeds(0, number, job["rows"])
-        self.info = {"version": f"jax {jax.__version__}", "parameters": count(o)}
+        self.info = {
+            "version": f"jax {jax.__version__}", "parameters": count(o), "noted": self.noted,
+        }  # fmt: skip
 
     def write(self, tokens, mask, number):
         made = self.writer(self.params["policy"], tokens, mask, self._seeds(number))

@@ -3,6 +3,7 @@
     python -m scripts.profile --family gpt2 --size 12m --batch 4 --length 256
     python -m scripts.profile --size 124m --variant remat=full --save before.json
     python -m scripts.profile --size 124m --what decode --rows 1 --new 32
+    python -m scripts.profile --size 124m --what rollout --rows 8 --new 32         (a round of PPO)
     python -m scripts.profile --config=configs/gpt2.py:tiny --config.batch=4     (its own data)
 
 Traces `--steps` steps of the trainer (or generations) after two to warm up, and prints three tables:
@@ -32,12 +33,13 @@ def parser() -> Parser:
     made.add_argument("--family", default="gpt2")
     made.add_argument("--size", default="12m")
     made.add_argument("--variant", default="", help="option=value,... of the model")
-    made.add_argument("--what", choices=("train", "decode"), default="train")
+    made.add_argument("--what", choices=("train", "decode", "rollout"), default="train")
     made.add_argument("--batch", type=int, default=4)
     made.add_argument("--length", type=int, default=256)
-    made.add_argument("--rows", type=int, default=1, help="decode: prompts")
+    made.add_argument("--rows", type=int, default=1, help="decode, rollout: prompts")
+    made.add_argument("--prompt", type=int, default=32, help="decode, rollout: tokens of a prompt")
     made.add_argument("--beams", type=int, default=1, help="decode: beams")
-    made.add_argument("--new", type=int, default=32, help="decode: new tokens")
+    made.add_argument("--new", type=int, default=32, help="decode, rollout: new tokens")
     made.add_argument("--steps", type=int, default=3, help="steps in the trace")
     made.add_argument("--top", type=int, default=20, help="operations in the last table")
     made.add_argument("--save", default="", help="keep the result as JSON")
@@ -87,7 +89,7 @@ def measure(args, overrides, folder: Path) -> dict:
 
 def work(args, overrides):
     """(a function that does one step and waits for it, what it is)."""
-    from scripts.bench import ours
+    from scripts.bench import ours, rounds
     from scripts.bench.train import RECIPE
 
     if args.config:
@@ -97,9 +99,14 @@ def work(args, overrides):
     named = " ".join(part for part in (args.family, args.size, args.variant) if part)
     if args.what == "decode":
         decode = ours.Decode({"model": o.plain()})
-        call = dict(rows=args.rows, beams=args.beams, prompt=32, new=args.new)
-        what = f"{named}: {args.rows} rows, {args.beams} beams, 32 + {args.new} tokens"
+        call = dict(rows=args.rows, beams=args.beams, prompt=args.prompt, new=args.new)
+        what = f"{named}: {args.rows} rows, {args.beams} beams, {args.prompt} + {args.new} tokens"
         return (lambda: decode.generate(**call)), what
+    if args.what == "rollout":
+        job = dict(rows=args.rows, prompt=args.prompt, new=args.new, temperature=1.0)
+        side = rounds.Ours({"model": o.plain(), **job})
+        what = f"{named}: a round of {args.rows} answers, {args.prompt} + {args.new} tokens"
+        return (lambda: side.round(1)), what
     job = {"model": o.plain(), "batch": args.batch, "length": args.length, "clip": 1.0, **RECIPE}
     train = ours.Train(job)
     return (lambda: train.steps(1)), f"{named}: a training step of {args.batch} x {args.length}"

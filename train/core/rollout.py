@@ -16,12 +16,13 @@ from eval import preference
 from models import generate, prompts
 from models.likelihood import of_tokens
 from models.settings import Settings
-from models.step import Step
+from models.step import Again, Step
 from train.core import advantages, bestof, kl, rewards, shard
 from train.data import chat, packing
 
 GROUPED = ("grpo", "dr_grpo", "rloo", "best")
 METHODS = ("ppo", *GROUPED)
+OLD = ("auto", "sampled", "scored")  # `Writer.noted`
 
 
 def ends(tokenizer) -> tuple:
@@ -44,6 +45,7 @@ class Writer:
     def __init__(self, model, tokenizer, how: dict, mesh=None):
         self.model, self.tokenizer, self.mesh = model, tokenizer, mesh
         self.temperature, self.new = how["temperature"], how["new"]
+        self.old = how.get("old", "auto")
         unused = tuple(range(tokenizer.vocab, model.o.vocab))
         fill = tokenizer.pad if tokenizer.pad >= 0 else tokenizer.eos
         self.settings = Settings(
@@ -54,11 +56,12 @@ class Writer:
             suppress=unused,
         )
         step, own = Step(model), self.settings
+        self._turned = Again(model)
 
         @jax.jit
-        def sample(params, tokens, mask, keys):
+        def sample(variables, tokens, mask, keys):
             cache = step.cache(len(tokens), tokens.shape[1] + own.max_new_tokens, settings=own)
-            return generate.decode(step, {"params": params}, cache, tokens, mask, keys, own)
+            return generate.decode(step, variables, cache, tokens, mask, keys, own)
 
         self._sample = sample
         self.log_probs = jax.jit(self.of)
@@ -67,8 +70,18 @@ class Writer:
         """log p of the answers' tokens [N,R], teacher-forced."""
         batch = {"tokens": tokens, "mask": mask}
         vocab = self.tokenizer.vocab
-        found, _ = of_tokens(self.model, {"params": params}, batch, self.temperature, vocab)
-        return found[:, -self.new :]
+        params, how = {"params": params}, (self.temperature, vocab, self.new)
+        return of_tokens(self.model, params, batch, *how)[0]
+
+    def noted(self) -> bool:
+        """Whether what sampling noted ("sampled") stands for the policy's log-probabilities, as in
+        Ziegler et al. 2019, or a pass over whole rows gives them ("scored").
+
+        "auto" takes the former where both are the same: in float32, where no expert is left out.
+        """
+        o = self.model.o
+        exact = o.dtype == o.activations == "float32" and not o.experts
+        return self.old == "sampled" or (self.old == "auto" and exact)
 
     def __call__(self, params, tokens, mask, seeds) -> dict:
         """tokens, mask [N,P+R], answer (mask of the answer) [N,R], ended, lengths [N], sampled [N,R].
@@ -77,7 +90,8 @@ class Writer:
         """
         keys = prompts.row_keys(len(tokens), self.settings, seeds)
         placed = self.place({"tokens": np.asarray(tokens), "mask": np.asarray(mask)})
-        out = self._sample(params, placed["tokens"], placed["mask"], keys)
+        variables = self._turned({"params": params}, len(tokens), self.settings)
+        out = self._sample(variables, placed["tokens"], placed["mask"], keys)
         answer = np.arange(self.new) < np.asarray(out.lengths)[:, None]
         return {
             "tokens": np.asarray(out.sequences),
@@ -185,7 +199,6 @@ def watched(made, raw, method: str, size: int) -> dict:
         "length": float(made["lengths"].mean()),
         "ended": float(made["ended"].mean()),
         "distinct": len({row.tobytes() for row in made["tokens"][:, -mask.shape[1] :]}) / len(mask),
-        "mismatch": float(np.abs((made["sampled"] - made["old"]) * mask).max()),
         "unscored": float(np.isnan(raw).mean()),
     }
     if method in GROUPED:
@@ -193,6 +206,8 @@ def watched(made, raw, method: str, size: int) -> dict:
         out["flat_groups"] = float((np.ptp(rows, axis=1) == 0).mean())
     if method == "best":
         out["kl_bound"] = bestof.bound(size)
+    if made["old"] is not made["sampled"]:
+        out["mismatch"] = float(np.abs((made["sampled"] - made["old"]) * mask).max())
     if "cut" in made:
         out["cut"] = float(np.mean(made["cut"]))
     return out

@@ -142,7 +142,10 @@ class Rounds(Loop):
         tokens, mask, asked = own.ask(number)
         made = own.writer(params["policy"], tokens, mask, rollout.seeds(own.seed, number, own.size))
         both = own.writer.place({name: made[name] for name in ("tokens", "mask")})
-        made["old"] = np.asarray(own.writer.log_probs(params["policy"], **both))
+        noted = own.writer.noted()
+        made["old"] = (
+            made["sampled"] if noted else np.asarray(own.writer.log_probs(params["policy"], **both))
+        )
         made["reference"] = np.asarray(own.writer.log_probs(frozen["reference"], **both))
         raw = own.scorer(made, asked, frozen.get("reward"))
         if own.how["ppo"]["method"] == "ppo":
