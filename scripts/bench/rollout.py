@@ -87,9 +87,9 @@ def apart(mine: dict, theirs: dict) -> dict:
     return found
 
 
-def over(own: dict, other: dict, metric: str, noted) -> str:
-    """The ratio of a part's seconds over ours, in words; `noted`: our name of a part, if writing notes it."""
-    if noted == "policy":
+def over(own: dict, other: dict, metric: str, noted: bool) -> str:
+    """The ratio of a part's seconds over ours, in words; noted: ours took it from its writing."""
+    if noted:
         return "noted while writing"
     r = tables.ratios(tables.as_rows(own, metric), tables.as_rows(other, metric), metric)
     return f"{r['ratio']:.2f} ({r['low']:.2f} to {r['high']:.2f})"
@@ -102,12 +102,13 @@ def table(result: dict) -> str:
     tokens = result["rows"] * result["new"]
     for part in ("whole round", *rounds.PARTS):
         take = lambda s, part=part: s["parts"].get(part, s)
+        noted = part == "policy" and own.get("noted", False)
         for s in result["sides"]:
             rows.append([
                 part, s["name"], tables.seconds_text(take(s)["cpu"]),
                 tables.seconds_text(take(s)["wall"]),
-                f"{tokens / tables.median_of(take(s), 'wall'):.1f}",
-                "" if s is own else over(take(own), take(s), metric, own.get("noted", False) and part),
+                "" if noted and s is own else f"{tokens / tables.median_of(take(s), 'wall'):.1f}",
+                "" if s is own else over(take(own), take(s), metric, noted),
                 "" if s is own or part not in s["differences"] else f"{s['differences'][part]:.1e}",
                 f"{s['peak'] / 1e9:.2f}" if part == "whole round" else "",
             ])  # fmt: skip

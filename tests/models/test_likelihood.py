@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from models.likelihood import pick, token_log_probs
+from models.build import build, example
+from models.likelihood import of_tokens, pick, token_log_probs
 from tests.models import tiny
 
 
@@ -57,3 +58,22 @@ def test_smoothed_labels_are_spread_over_the_vocabulary():
         closed = lambda z: (pick(z, targets, 0.2) * weights).sum()
         assert float(jnp.abs(plain(logits) - closed(logits))) < 1e-13
         assert float(jnp.abs(jax.grad(plain)(logits) - jax.grad(closed)(logits)).max()) < 1e-14
+
+
+def test_the_last_tokens_alone_are_as_they_are_among_all():
+    o = tiny.options("gpt2")
+    model = build(o)
+    params = model.init(jax.random.key(0), example(o))["params"]
+    tokens = tiny.tokens(2)[:, :9]
+    mask = jnp.ones_like(tokens).at[0, :3].set(0)
+    batch, heads = {"tokens": tokens, "mask": mask}, []
+
+    def log_probs(params, last):
+        found, _ = of_tokens(model, {"params": params}, batch, 0.7, o.vocab - 3, last)
+        heads.append(found.shape)
+        return found[:, -4:]
+
+    whole, part = log_probs(params, 0), log_probs(params, 4)
+    assert heads == [(2, 9), (2, 4)] and tiny.close(whole, part)
+    grads = [jax.grad(lambda p, n=n: log_probs(p, n).sum())(params) for n in (0, 4)]
+    assert all(tiny.close(a, b) for a, b in zip(*map(jax.tree.leaves, grads), strict=True))

@@ -9,7 +9,7 @@ from models import families, generate, placement, products
 from models.build import build, example
 from models.options import Options
 from models.settings import Settings
-from models.step import Step, turned
+from models.step import Again, Step, turned
 from tests.models import tiny
 
 MANY = Settings(max_new_tokens=8)
@@ -108,6 +108,25 @@ def test_kernels_may_be_turned_once_for_many_calls(name):
     one = Settings(max_new_tokens=9)
     run = lambda variables: generate.generate(step.model, variables, prompt[:1], None, one)
     np.testing.assert_array_equal(run(ready).sequences, run(variables).sequences)
+
+
+def test_kernels_of_changing_parameters_are_turned_in_the_same_memory():
+    step, variables, prompt, _ = setup("gpt2")
+    settings, again = Settings(max_new_tokens=9), Again(step.model)
+    run = lambda v: generate.generate(step.model, v, prompt, None, settings).sequences
+    other = jax.tree.map(
+        lambda x: x + 0.3 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), variables
+    )
+    ready = again(variables, len(prompt), settings)
+    np.testing.assert_array_equal(run(ready), run(variables))
+    held = jax.tree.leaves(ready[products.TURNED])
+    places = [x.unsafe_buffer_pointer() for x in held]
+    later = again(other, len(prompt), settings)
+    assert [x.unsafe_buffer_pointer() for x in jax.tree.leaves(later[products.TURNED])] == places
+    assert all(x.is_deleted() for x in held), "what was given before is overwritten"
+    np.testing.assert_array_equal(run(later), run(other))
+    assert not np.array_equal(run(other), run(variables))
+    assert again(other, 1, settings) is other, "one row does without"
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,31 @@ def kept(logits):
     return [np.flatnonzero(np.isfinite(row)).tolist() for row in np.asarray(logits)]
 
 
+def test_the_largest_is_argmax_s():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(7, 300)).astype(np.float32)
+    scores[1, [5, 40]] = 9.0  # two that are equal
+    scores[2] = -np.inf
+    scores[3, 1:] = -np.inf
+    scores[4, [7, 9]] = np.nan
+    scores[5, 299] = np.inf
+    np.testing.assert_array_equal(sampling.largest(jnp.asarray(scores)), np.argmax(scores, -1))
+    assert sampling.largest(jnp.asarray(scores)).tolist()[1:6] == [5, 0, 0, 7, 299]
+
+
+def test_noise_is_of_a_row_s_key_and_step_alone(monkeypatch):
+    keys = jax.random.split(jax.random.key(3), 4)
+    found = np.asarray(sampling.noise(keys, 2, 50))
+    assert len({row.tobytes() for row in found}) == 4
+    for n in range(4):
+        want = jax.random.gumbel(jax.random.fold_in(keys[n], 2), (50,))
+        np.testing.assert_array_equal(found[n], want)
+        np.testing.assert_array_equal(sampling.noise(keys[n : n + 1], 2, 50)[0], want)
+    monkeypatch.setattr(sampling, "alone", lambda: False)  # as on an accelerator: rows at once
+    np.testing.assert_array_equal(sampling.noise(keys, 2, 50), found)
+    assert not np.array_equal(sampling.noise(keys, 3, 50), found)
+
+
 def number(name):
     return float(name.rsplit("_", 1)[1])
 

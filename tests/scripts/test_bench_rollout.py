@@ -55,6 +55,7 @@ def test_our_side_runs_and_is_kept(tmp_path, capsys, monkeypatch):
     assert set(own["parts"]) == set(rounds.PARTS) and own["peak"] > 2**20
     parts = sum(part["wall"][0] for part in own["parts"].values())
     assert 0 < parts <= own["wall"][0]
+    assert own["noted"] and own["parts"]["policy"]["wall"][0] < own["parts"]["reference"]["wall"][0]
     said = capsys.readouterr().out
     assert "| gpt2 tiny, 2 x (4 + 3) |" in said and "| writing | formulary |" in said
 
@@ -79,3 +80,9 @@ def test_the_table_has_ratios_and_differences():
     assert "| whole round | transformers stock | 5.000 (5.000 to 5.000) |" in text
     assert text.count("| 2.50 (2.50 to 2.50) |") == 6 and text.count("| 1.0e-04 |") == 4
     assert "| 16.0 |" in text, "32 tokens of answers in 2 seconds"
+    sides[0]["noted"] = True
+    for metric in ("cpu", "wall"):
+        sides[0]["parts"]["policy"][metric] = [0.0]
+    text = rollout.table({**result, "sides": sides})
+    assert text.count("| noted while writing |") == 1 and text.count("| 2.50 (2.50 to 2.50) |") == 5
+    assert "| policy | formulary | 0.000 (0.000 to 0.000) | 0.000 (0.000 to 0.000) |  |" in text

@@ -86,7 +86,7 @@ def test_before_the_first_update_kl_is_0_and_ratios_are_1(plain):
 
 
 def test_cached_equals_full_and_temperature_is_in_every_log_probability(tmp_path):
-    _, setting, first, frozen = opened(tmp_path, **{"ppo.temperature": 0.7})
+    _, setting, first, frozen = opened(tmp_path, **{"ppo.temperature": 0.7, "ppo.old": "scored"})
     made, *_ = wrote(setting, first, frozen)
     np.testing.assert_allclose(made["sampled"], made["old"] * made["answer"], atol=2e-5)
     plain = setting.writer.model.apply(
@@ -95,6 +95,38 @@ def test_cached_equals_full_and_temperature_is_in_every_log_probability(tmp_path
     raw = jax.nn.log_softmax(plain[:, :-1, : setting.writer.tokenizer.vocab] / 0.7)
     want = np.take_along_axis(np.asarray(raw), made["tokens"][:, 1:, None], -1)[:, -6:, 0]
     np.testing.assert_allclose(made["old"] * made["answer"], want * made["answer"], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "noted"),
+    [
+        ({}, True),
+        ({"ppo.old": "scored"}, False),
+        ({"model.dtype": "bfloat16"}, False),
+        ({"model.dtype": "bfloat16", "ppo.old": "sampled"}, True),
+        ({"model.dtype": "bfloat16", "model.stream": "float32"}, False),
+        ({"model.experts": 2}, False),
+    ],
+)
+def test_log_probabilities_are_those_of_sampling_where_they_are_exact(tmp_path, changes, noted):
+    _, setting, first, frozen = opened(tmp_path, **changes)
+    assert setting.writer.noted() == noted
+    if "model.experts" in changes:
+        return
+    made, raw, _ = wrote(setting, first, frozen)
+    assert (made["old"] is made["sampled"]) == noted
+    assert ("mismatch" in rollout.watched(made, raw, "ppo", 1)) != noted
+    scored = np.asarray(setting.writer.log_probs(first["policy"], made["tokens"], made["mask"]))
+    exact = 1e-5 if changes.get("model.dtype") is None else 0.05
+    np.testing.assert_allclose(made["old"] * made["answer"], scored * made["answer"], atol=exact)
+    if changes.get("model.dtype") is None:
+        apart = (made["old"] - made["reference"]) * made["answer"]
+        assert (apart == 0).all(), "a policy that has not moved has a KL of exactly 0"
+
+
+def test_what_is_equal_but_for_rounding_is_equal():
+    noted, scored = np.float32([-1.0, -2.0, -3.0]), np.float32([-1.00001, -2.0001, -3.0])
+    assert rollout.settled(noted, scored).tolist() == [-1.0, scored[1], -3.0]
 
 
 def test_a_row_does_not_depend_on_the_others_or_on_padding(plain):
@@ -315,4 +347,4 @@ def test_policy_value_and_reward_are_laid_out_over_one_mesh(tmp_path):
     table = other.state.params["policy"]["embed"]["tokens"]["embedding"]
     assert len({str(shard.index) for shard in table.addressable_shards}) > 1
     a, b = (jax.device_get(run.state.params) for run in (whole, other))
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-3), a, b)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-4), a, b)

@@ -23,6 +23,7 @@ from train.data import chat, packing
 GROUPED = ("grpo", "dr_grpo", "rloo", "best")
 METHODS = ("ppo", *GROUPED)
 OLD = ("auto", "sampled", "scored")  # `Writer.noted`
+ROUNDING = 2e-5  # nats by which a cached and a whole pass may differ in float32
 
 
 def ends(tokenizer) -> tuple:
@@ -114,6 +115,15 @@ class Writer:
         """The answers' texts, without the end of text."""
         rows = zip(made["tokens"][:, -self.new :], made["lengths"], made["ended"], strict=True)
         return [self.tokenizer.decode(row[: n - bool(end)]) for row, n, end in rows]
+
+
+def settled(noted, scored):
+    """Log-probabilities of a pass as near to those noted in sampling as rounding: taken as equal.
+
+    A policy that has not moved so has a KL of exactly 0. Of what rounding leaves, whitening and Adam,
+    which divide by deviations, would make whole steps wherever rewards are equal.
+    """
+    return np.where(np.abs(scored - noted) < ROUNDING, noted, scored)
 
 
 def seeds(seed: int, update: int, rows: int, salt: int = 11) -> np.ndarray:

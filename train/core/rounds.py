@@ -142,11 +142,13 @@ class Rounds(Loop):
         tokens, mask, asked = own.ask(number)
         made = own.writer(params["policy"], tokens, mask, rollout.seeds(own.seed, number, own.size))
         both = own.writer.place({name: made[name] for name in ("tokens", "mask")})
-        noted = own.writer.noted()
-        made["old"] = (
-            made["sampled"] if noted else np.asarray(own.writer.log_probs(params["policy"], **both))
-        )
-        made["reference"] = np.asarray(own.writer.log_probs(frozen["reference"], **both))
+        reference = np.asarray(own.writer.log_probs(frozen["reference"], **both))
+        if own.writer.noted():
+            made["old"] = made["sampled"]
+            made["reference"] = rollout.settled(made["old"], reference)
+        else:
+            made["old"] = np.asarray(own.writer.log_probs(params["policy"], **both))
+            made["reference"] = reference
         raw = own.scorer(made, asked, frozen.get("reward"))
         if own.how["ppo"]["method"] == "ppo":
             raw = rewards.finite(raw)
