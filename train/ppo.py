@@ -151,8 +151,11 @@ def _open(config):
     tokenizer.chat_template = origin.template(config, tokenizer)
     tasks.same_tokens(config.get("reference", {}), tokenizer, checkpoint.find, "config.reference")
     dialogue = instructions.Dialogue(tokenizer, tokenizer.chat_template)
-    room = config.length - how["ppo"]["new"]
-    rows = {part: prompts.encode(found, dialogue, room) for part, found in parts.items()}
+    rows = {
+        part: prompts.encode(found, dialogue, config.length - how["ppo"]["new"])
+        for part, found in parts.items()
+    }
+    room = max(len(row) for part in rows.values() for row in part)
     judge = judges.opened(how["reward"], tokenizer)
     value = None
     if how["ppo"]["method"] == "ppo":

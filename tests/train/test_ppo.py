@@ -124,6 +124,15 @@ def test_log_probabilities_are_those_of_sampling_where_they_are_exact(tmp_path, 
         assert (apart == 0).all(), "a policy that has not moved has a KL of exactly 0"
 
 
+def test_rows_are_as_long_as_the_longest_prompt_and_an_answer(plain, tmp_path):
+    _, setting, first, *_ = plain
+    _, wide, *_ = opened(tmp_path, length=40)
+    longest = max(len(row) for row in setting.prompts)
+    assert wide.room == setting.room == longest < 20 - 6, "length is a bound"
+    assert wide.ask(0)[0].shape == (wide.size, longest)
+    assert setting.carry()["rows"]["tokens"].shape == (setting.size, longest + 6)
+
+
 def test_what_is_equal_but_for_rounding_is_equal():
     noted, scored = np.float32([-1.0, -2.0, -3.0]), np.float32([-1.00001, -2.0001, -3.0])
     assert rollout.settled(noted, scored).tolist() == [-1.0, scored[1], -3.0]

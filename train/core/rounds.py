@@ -25,7 +25,8 @@ class Setting:
     """What the rounds of a run need beside the state: how, prompts, writer, scorer.
 
     how: {"ppo", "kl", "reward"} as dicts; prompts: rows of ids; asked: the prompts; stream: which
-    prompts a round takes; same: whether the reference is the policy that the run starts from.
+    prompts a round takes; room: tokens of the longest prompt; same: whether the reference is the policy
+    that the run starts from.
     """
 
     def __init__(
