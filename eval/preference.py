@@ -11,10 +11,11 @@ LABELS = ("better", "agreement", "rows", "margin")
 QUARTERS = 4
 
 
-def scores(model, variables, batch, **more):
+def scores(model, variables, batch, last: int = 0, **more):
     """One score for each sequence [...]: tokens, mask (and token types) [...,T] of answers.
 
-    A decoder reads it at the last real token, an encoder at its pooled state.
+    A decoder reads it at the last real token, which is known to stand in the `last` slots if that is
+    not 0, an encoder at its pooled state.
     """
     lead = batch["tokens"].shape[:-1]
     given = {
@@ -26,7 +27,7 @@ def scores(model, variables, batch, **more):
         x, _ = model.apply(variables, given, method="features", **more)
         found = model.apply(variables, x, given, method="scores", **more)
     else:
-        found = model.apply(variables, given, **more)["scores"]
+        found = model.apply(variables, given, last=last, **more)["scores"]
     return found[:, 0].reshape(lead)
 
 

@@ -65,7 +65,7 @@ class Attention(nn.Module):
     times as many rows as that has, n neighbours share one of its rows: the beams of a source. A
     kind that is a number is Longformer's two-sided window (`models.banded`). With `ctx['windows']`
     (`models.windows`) the tokens of each window attend to each other, of kind "shifted" in moved
-    windows, and weights are [B * windows,H,T,T].
+    windows, and weights are [B * windows,H,T,T]. With `ctx['last']` the last slots alone ask: y [B,n,D].
     """
 
     o: Options
@@ -82,12 +82,13 @@ class Attention(nn.Module):
         if view is not None:
             x = view.split(x, layer.get("kind", self.kind))
         source = ctx.get("encoded") if cross else x
-        q = heads("q", o.heads, o.q_bias)(x)
+        q = heads("q", o.heads, o.q_bias)(ctx["last"].of(x) if "last" in ctx else x)
         if source is not None:
             k = heads("k", o.groups, o.k_bias)(source)
             v = heads("v", o.groups, o.v_bias)(source)
         if "rotary" in ctx and not cross:
-            q, k = rotate(q, ctx["rotary"]), rotate(k, ctx["rotary"])
+            mine = [table[:, -q.shape[1] :] for table in ctx["rotary"]]
+            q, k = rotate(q, mine), rotate(k, ctx["rotary"])
         if memory is not None and source is None:
             k, v = _recall(memory, layer["index"])
         elif memory is not None:

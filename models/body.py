@@ -13,7 +13,7 @@ from models.initial import deviation
 from models.layers import Norm, Projection, normal
 from models.masks import Globals, Mask
 from models.options import Options
-from models.placement import ROWS, place
+from models.placement import ROWS, alone, place
 
 
 class Table(nn.Module):
@@ -103,7 +103,7 @@ class Body(nn.Module):
         if o.final_norm:
             self.norm = Norm(o)
 
-    def features(self, batch, cache=None, table=None):
+    def features(self, batch, cache=None, table=None, last=0):
         """Hidden states [B,T,D] after the final norm, and {'cache', 'router'} where they exist.
 
         batch: `tokens` [B,T] and optionally `mask` [B,T] (1 = real), `positions` [B,T], `segments`
@@ -112,7 +112,8 @@ class Body(nn.Module):
         which a cache keeps from its first call on. With a cache the T tokens are written to its next
         slots; segments and a cache together are a ValueError, as are tokens beyond the context.
         `table` [V,U] is the token table of a body that has none of its own. In place of `tokens`
-        there may be `embedded` [B,T,D], what the table would have given.
+        there may be `embedded` [B,T,D], what the table would have given. `last` > 0 asks for the states
+        of so many slots at the end alone, [B,last,D]; the last block is spared the others where it can be.
         """
         o, embedded = self.o, batch.get("embedded")
         if embedded is not None:
@@ -150,14 +151,23 @@ class Body(nn.Module):
                 batch.get("global_mask", jnp.zeros_like(tokens)), real, o.global_slots
             )
         ctx.update(asked(self))
+        if 0 < last < tokens.shape[1] and self._sparing(cache, key, ctx):
+            ctx["last"] = transformer.Last(last)
         state, out = self.blocks(state, transformer.layers(o, site(key, 1)), ctx)
         report(self, x, out)
-        x = self.norm(state["x"]) if o.final_norm else state["x"]
+        x = state["x"][:, -last:] if last else state["x"]
+        x = self.norm(x) if o.final_norm else x
         x = drop(x, o.drop_final, site(key, 2))
         given = {"router": out["router"]} if o.experts else {}
         if cache is not None:
             given["cache"] = {**cache, **{k: v for k, v in state.items() if k != "x"}}
         return x, given
+
+    def _sparing(self, cache, key, ctx) -> bool:
+        """Whether the last block can leave slots out: none of its parts is asked for or needs them all."""
+        o, wanted = self.o, {"maps", "hidden", "stats"} & ctx.keys()
+        whole = o.scan or o.experts or o.windows or o.cross or wanted
+        return alone() and cache is None and key is None and not whole
 
     def _key(self):
         """A dropout key, or None."""

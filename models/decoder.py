@@ -31,12 +31,13 @@ class Decoder(Body):
         found = self.score(rows, jnp.zeros(rows.shape[0], jnp.int32))
         return found.reshape(*x.shape[:2], -1)
 
-    def __call__(self, batch, cache=None):
+    def __call__(self, batch, cache=None, last=0):
         """`logits` [B,T,V] and `scores` [B,C], as far as the model has the heads, and `cache`.
 
         `batch['read']` [B] names the slots that the pooled head reads; default the last real token.
+        `last` > 0: as `features` has it; all that is read must stand in those slots.
         """
-        x, given = self.features(batch, cache)
+        x, given = self.features(batch, cache, last=last)
         out = {"cache": given["cache"]} if "cache" in given else {}
         if "router" in given:
             out["router"] = given["router"]
@@ -46,5 +47,7 @@ class Decoder(Body):
             read = batch.get("read")
             if read is None:
                 read = last_real(batch.get("mask", jnp.ones_like(batch["tokens"])))
-            out["scores"] = self.score(x, read, self._key())
+            out["scores"] = self.score(
+                x, read - (batch["tokens"].shape[1] - x.shape[1]), self._key()
+            )
         return out

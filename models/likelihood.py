@@ -83,7 +83,8 @@ def of_tokens(model, variables, batch, temperature: float = 1.0, vocab: int = 0,
     `temperature`, as they are in sampling, and ids from `vocab` on (rows that only fill up a table)
     are left out where it is given; `more` goes to `apply`.
     """
-    x, out = model.apply(variables, batch, method="features", **more)
+    spared = {"last": last + 1} if last else {}
+    x, out = model.apply(variables, batch, method="features", **spared, **more)
 
     def head(x):
         logits = model.apply(variables, x, method="logits") / temperature

@@ -30,6 +30,11 @@ class Mask:
         """The same mask seen through a window."""
         return dataclasses.replace(self, window=window)
 
+    def tail(self, count: int, keys: int) -> "Mask":
+        """The mask of the last `count` queries of `keys`, from slot 0, on as many keys."""
+        mine = None if self.q_segments is None else self.q_segments[:, -count:]
+        return dataclasses.replace(self, start=keys - count, q_segments=mine)
+
     @property
     def cached(self) -> bool:
         """Whether queries start anywhere but at slot 0 of the keys."""

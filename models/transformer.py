@@ -29,6 +29,24 @@ POLICIES = {
 
 
 @flax.struct.dataclass
+class Last:
+    """How many slots at the end of its rows a block works out: a static entry of `ctx`."""
+
+    count: int = flax.struct.field(pytree_node=False)
+
+    def of(self, x):
+        """x [B,T,...] at those slots."""
+        return x[:, -self.count :]
+
+    def within(self, ctx: dict, keys: int) -> dict:
+        """The entries of `ctx`, of so many slots, that attention reads for those alone."""
+        mine = {"last": self, "mask": ctx["mask"].tail(self.count, keys)}
+        if "bias" in ctx:
+            mine["bias"] = ctx["bias"][:, :, -self.count :]
+        return {**ctx, **mine}
+
+
+@flax.struct.dataclass
 class Grid:
     """Rows and columns of the patches that a stack reads: a static entry of `ctx`."""
 
@@ -58,6 +76,7 @@ class Block(nn.Module):
 
         attention = Attention(o, self.kind, name="attn")
         y, weights, memory = attention(attn_norm(x) if pre else x, layer, ctx, memory)
+        x = ctx["last"].of(x) if "last" in ctx else x
         x = self._join(x, y, "attn", layer, 1)
         x = attn_norm(x) if post else x
         if o.cross:
@@ -127,7 +146,10 @@ def _block(o: Options):
 
 
 class Stack(nn.Module):
-    """The layers apart; those that share parameters call one block. The cache is tuples of arrays."""
+    """The layers apart; those that share parameters call one block. The cache is tuples of arrays.
+
+    `ctx['last']` holds for the last layer: the others make what it attends to.
+    """
 
     o: Options
 
@@ -135,6 +157,7 @@ class Stack(nn.Module):
     def __call__(self, state, layers, ctx):
         o, outs = self.o, []
         names = [name for name in MEMORY if name in state]
+        last, ctx = ctx.get("last"), {name: x for name, x in ctx.items() if name != "last"}
         memory = {name: [] for name in names}
         x, order = state["x"], o.order()
         kinds = dict(zip(order, o.kinds(), strict=True))
@@ -144,6 +167,8 @@ class Stack(nn.Module):
             mine = {"x": x, **{name: state[name][depth] for name in names}}
             layer = {name: layers[name][depth] for name in ("key", "path") if name in layers}
             layer["index"] = jnp.int32(depth)
+            if last is not None and depth == o.depth - 1:
+                ctx = last.within(ctx, x.shape[1])
             mine, out = bank[i](mine, layer, ctx)
             x = mine["x"]
             outs.append(out)

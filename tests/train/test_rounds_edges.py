@@ -166,7 +166,7 @@ def test_rewards_are_scaled_by_the_fixed_reference_s_answers():
 
 
 def test_scores_that_are_no_numbers(monkeypatch):
-    writer = types.SimpleNamespace(place=lambda x: x, texts=lambda made: ["a", "b"])
+    writer = types.SimpleNamespace(new=2, place=lambda x: x, texts=lambda made: ["a", "b"])
     asked = [prompts.Prompt("p"), prompts.Prompt("q")]
     judge = lambda said: rollout.Scorer(writer, lambda *_: said.pop(0))({}, asked)
     np.testing.assert_array_equal(judge([0.5, None]), np.float32([0.5, np.nan]))

@@ -78,10 +78,10 @@ class Writer:
         """Whether what sampling noted ("sampled") stands for the policy's log-probabilities, as in
         Ziegler et al. 2019, or a pass over whole rows gives them ("scored").
 
-        "auto" takes the former where both are the same: in float32, where no expert is left out.
+        "auto" takes the former where both are the same: in float32.
         """
         o = self.model.o
-        exact = o.dtype == o.activations == "float32" and not o.experts
+        exact = o.dtype == o.activations == "float32"
         return self.old == "sampled" or (self.old == "auto" and exact)
 
     def __call__(self, params, tokens, mask, seeds) -> dict:
@@ -142,8 +142,9 @@ class Scorer:
     def __init__(self, writer, plain=None, model=None, reader=None):
         self.writer, self.plain, self.reader = writer, plain, reader
         if model is not None:
+            last = writer.new if reader is None else 0  # every answer has a token
             self._score = jax.jit(
-                lambda params, batch: preference.scores(model, {"params": params}, batch)
+                lambda params, batch: preference.scores(model, {"params": params}, batch, last)
             )
 
     def __call__(self, made, asked, params=None) -> np.ndarray:

@@ -75,7 +75,7 @@ class Setting:
 
 def values(model, params, batch, new: int):
     """V [N,R]: what the value net says before each token of an answer."""
-    x, _ = model.apply({"params": params}, batch, method="features")
+    x, _ = model.apply({"params": params}, batch, method="features", last=new + 1)
     return model.apply({"params": params}, x[:, -new - 1 : -1], method="values")[..., 0]
 
 
