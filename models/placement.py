@@ -44,6 +44,12 @@ def alone() -> bool:
     return jax.default_backend() == "cpu" and (mesh.empty or mesh.size == 1)
 
 
+def precise() -> bool:
+    """Whether products in float32 are float32's: accelerators round operands unless told otherwise."""
+    asked = jax.config.jax_default_matmul_precision
+    return jax.default_backend() == "cpu" or asked in ("highest", "float32")
+
+
 def widens(dtype) -> bool:
     """Whether products in `dtype` are made in float32, of rounded operands: bfloat16's on a CPU of the
     x86 family whose processor has none."""

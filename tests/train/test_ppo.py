@@ -122,6 +122,14 @@ def test_log_probabilities_are_those_of_sampling_where_they_are_exact(tmp_path, 
         assert (apart == 0).all(), "a policy that has not moved has a KL of exactly 0"
 
 
+def test_on_an_accelerator_that_rounds_operands_a_pass_gives_them(plain, monkeypatch):
+    writer = plain[1].writer
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert not writer.noted()
+    with jax.default_matmul_precision("float32"):
+        assert writer.noted()
+
+
 def test_rows_are_as_long_as_the_longest_prompt_and_an_answer(plain, tmp_path):
     _, setting, first, *_ = plain
     _, wide, *_ = opened(tmp_path, length=40)

@@ -15,6 +15,7 @@ import numpy as np
 from eval import preference
 from models import generate, prompts
 from models.likelihood import of_tokens
+from models.placement import precise
 from models.settings import Settings
 from models.step import Again, Step
 from train.core import advantages, bestof, kl, rewards, shard
@@ -78,10 +79,10 @@ class Writer:
         """Whether what sampling noted ("sampled") stands for the policy's log-probabilities, as in
         Ziegler et al. 2019, or a pass over whole rows gives them ("scored").
 
-        "auto" takes the former where both are the same: in float32.
+        "auto" takes the former where both are the same: in float32, of operands that are not rounded.
         """
         o = self.model.o
-        exact = o.dtype == o.activations == "float32"
+        exact = o.dtype == o.activations == "float32" and precise()
         return self.old == "sampled" or (self.old == "auto" and exact)
 
     def __call__(self, params, tokens, mask, seeds) -> dict:
