@@ -11,6 +11,7 @@ from models import cache as caches
 from models.products import ROWS, TURNED, few
 from models.settings import Settings
 
+HELD = 2**30  # bytes of turned kernels that are kept from one call to the next at most
 STEPS = 8  # new tokens from which on turning the kernels pays
 WAITING = ("encoded", "encoded_mask")  # what a cache holds of a source before the first step
 
@@ -93,7 +94,7 @@ _turned = jax.jit(_turn, static_argnames=("step",))
 
 class Again:
     """Turned kernels of parameters that change between calls: in the same memory each time, which costs
-    less than memory that the system has to clear.
+    less than memory that the system has to clear. Up to `HELD` bytes stay taken between the calls.
 
     Called with variables, how many rows are decoded and the settings, it gives the variables with their
     kernels turned, or as they are where that does not pay. What an earlier call gave is overwritten.
@@ -111,5 +112,7 @@ class Again:
         if held is None:
             shapes = jax.eval_shape(functools.partial(_turn, self.step), variables)
             held = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        self._held = self._fill(variables, held)
-        return {**variables, TURNED: self._held}
+        made = self._fill(variables, held)
+        if sum(x.nbytes for x in jax.tree.leaves(made)) <= HELD:
+            self._held = made
+        return {**variables, TURNED: made}

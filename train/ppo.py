@@ -155,7 +155,7 @@ def _open(config):
         part: prompts.encode(found, dialogue, config.length - how["ppo"]["new"])
         for part, found in parts.items()
     }
-    room = max(len(row) for part in rows.values() for row in part)
+    room = max(len(row) for row in rows["train"])
     judge = judges.opened(how["reward"], tokenizer)
     value = None
     if how["ppo"]["method"] == "ppo":

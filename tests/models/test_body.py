@@ -59,6 +59,17 @@ def test_a_relative_bias_is_that_of_the_last_queries():
     assert tiny.close(states(model, 4)(variables, batch("left")), whole)
 
 
+def test_a_last_block_of_local_attention():
+    o, model, variables = tiny.model("gpt3", layers=2, window=3)
+    assert o.kinds()[-1] == "local"
+    for side in SIDES:
+        whole = states(model)(variables, batch(side))[:, -5:]
+        assert tiny.close(states(model, 5)(variables, batch(side))[:, :3], whole[:, :3])
+    assert not np.allclose(
+        whole, states(model.clone(o=o.replace(window=12)))(variables, batch(side))[:, -5:]
+    )
+
+
 def test_segments_and_the_scores_of_a_reward_model():
     o = tiny.options("gpt2", head="classify", labels=1)
     model = build(o)
@@ -116,8 +127,10 @@ def test_what_is_collected_is_of_all_slots(asked):
 def test_a_cache_keeps_all_slots_and_several_devices_make_them(monkeypatch):
     o, model, variables = tiny.model("gpt2")
     given = batch("left")
-    whole, _ = model.apply(variables, given, cache.init(o, 2, 12), method="features")
-    x, out = model.apply(variables, given, cache.init(o, 2, 12), method="features", last=3)
+    whole, _ = model.apply(variables, given, method="features")
+    cut = lambda begin, end: {name: x[:, begin:end] for name, x in given.items()}
+    _, out = model.apply(variables, cut(0, 5), cache.init(o, 2, 14), method="features")
+    x, out = model.apply(variables, cut(5, 12), out["cache"], method="features", last=3)
     np.testing.assert_allclose(x, whole[:, -3:], atol=2e-5)
     assert bool(jnp.abs(out["cache"]["k"][-1][:, :, :12]).sum(-1).all())
     monkeypatch.setattr(body, "alone", lambda: False)

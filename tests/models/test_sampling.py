@@ -44,6 +44,16 @@ def test_the_largest_is_argmax_s():
     assert sampling.largest(jnp.asarray(scores)).tolist()[1:6] == [5, 0, 0, 7, 299]
 
 
+def test_the_largest_of_what_is_made_on_the_way():
+    """Compiled with what makes the scores, both reductions must see the same numbers."""
+    keys = jax.random.split(jax.random.key(0), 5)
+    pick = jax.jit(lambda x, step: sampling.largest(x / 0.7 + sampling.noise(keys, step, 2000)))
+    plain = jax.jit(lambda x, step: jnp.argmax(x / 0.7 + sampling.noise(keys, step, 2000), -1))
+    for step in range(40):
+        x = jax.random.normal(jax.random.key(step), (5, 2000)) * 3
+        np.testing.assert_array_equal(pick(x, step), plain(x, step))
+
+
 def test_noise_is_of_a_row_s_key_and_step_alone(monkeypatch):
     keys = jax.random.split(jax.random.key(3), 4)
     found = np.asarray(sampling.noise(keys, 2, 50))

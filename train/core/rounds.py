@@ -145,8 +145,8 @@ class Rounds(Loop):
         both = own.writer.place({name: made[name] for name in ("tokens", "mask")})
         reference = np.asarray(own.writer.log_probs(frozen["reference"], **both))
         if own.writer.noted():
-            made["old"] = made["sampled"]
-            made["reference"] = rollout.settled(made["old"], reference)
+            made["old"], in_loss = made["sampled"], own.how["kl"]["place"] == "loss"
+            made["reference"] = reference if in_loss else rollout.settled(made["old"], reference)
         else:
             made["old"] = np.asarray(own.writer.log_probs(params["policy"], **both))
             made["reference"] = reference
@@ -197,22 +197,27 @@ class Rounds(Loop):
         return {"advantages": found, "returns": returns, "values": values}
 
     def identities(self, params, made, watched: dict, number: int):
-        """At the first round the policy is the reference, and what wrote is what is trained."""
+        """At the first round the policy is the reference, and what wrote is what is trained.
+
+        ValueError where they are not: by float32's rounding, or, if sampling's own log-probabilities are
+        asked for where it is coarser, by what `rollout.failing` takes for a mismatch.
+        """
         if number:
             return
-        new = np.asarray(
-            self.setting.writer.log_probs(params["policy"], made["tokens"], made["mask"])
-        )
+        writer = self.setting.writer
+        new = np.asarray(writer.log_probs(params["policy"], made["tokens"], made["mask"]))
+        near = rollout.COARSE if writer.noted() and not writer.exact() else CLOSE
         ratio = np.abs(np.exp((new - made["old"]) * made["answer"]) - 1).max()
-        off = [f"the ratio differs from 1 by {ratio:.1e}"] * bool(ratio > CLOSE)
+        off = [f"the ratio differs from 1 by {ratio:.1e}"] * bool(ratio > near)
         if self.setting.same:
             apart = np.abs((made["old"] - made["reference"]) * made["answer"]).max()
             off += [f"KL to the reference is not 0 (a token is {apart:.1e} off)"] * bool(
-                apart > CLOSE
+                apart > near
             )
         if off:
+            hint = "; config.ppo.old=scored has no rounding between them" * writer.noted()
             raise ValueError(
-                f"before the first update {' and '.join(off)}; nothing can be learned so"
+                f"before the first update {' and '.join(off)}; nothing can be learned so{hint}"
             )
 
     def report(self):
@@ -256,13 +261,13 @@ def evaluator(config, setting, held, frozen):
     most = config.eval.batches * config.batch if config.eval.batches else len(rows)
     count = min(len(rows), most)
     numbers = [n % count for n in range(-(-count // config.batch) * config.batch)]
-    fill = setting.writer.settings.fill
+    fill, room = setting.writer.settings.fill, max(len(row) for row in rows)
 
     def run(variables) -> dict:
         raw, ended, lengths, texts = [], [], [], []
         for start in range(0, len(numbers), config.batch):
             part = numbers[start : start + config.batch]
-            tokens, mask = prompts.padded([rows[n] for n in part], setting.room, fill)
+            tokens, mask = prompts.padded([rows[n] for n in part], room, fill)
             keys = rollout.seeds(config.seed, start, len(part), 17)
             made = setting.writer(variables["params"]["policy"], tokens, mask, keys)
             found = setting.scorer(made, [asked[n] for n in part], frozen.get("reward"))
