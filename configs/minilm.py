@@ -60,6 +60,7 @@ def get_config(variant="tiny"):
                 test_share=0.2,
                 tokenizer="",
                 truncate=True,
+                pool=0,
             ),
             optim=dict(name="adamw", lr=1e-4, schedule="linear", warmup=40, end=0.0, **ADAM),
             best=dict(metric="valid/accuracy", mode="max", patience=0),
@@ -70,8 +71,7 @@ def get_config(variant="tiny"):
         )
     )
     if variant == "spam":
-        config.update(length=512)
-        config.data.update(cut="middle", pool=50)
+        config.data.cut = "middle"
     if variant == "sections":
         config.update(steps=1600, batch=64, length=96)
         config.model.labels = 42
