@@ -47,7 +47,6 @@ class Decoder(Body):
             read = batch.get("read")
             if read is None:
                 read = last_real(batch.get("mask", jnp.ones_like(batch["tokens"])))
-            out["scores"] = self.score(
-                x, read - (batch["tokens"].shape[1] - x.shape[1]), self._key()
-            )
+            left_out = batch["tokens"].shape[1] - x.shape[1]
+            out["scores"] = self.score(x, read - left_out, self._key())
         return out

@@ -78,6 +78,9 @@ def _turn(step, variables):
     return step(variables, one, one, cache)[1][TURNED]
 
 
+_turned = jax.jit(_turn, static_argnames=("step",))
+
+
 def turned(model, variables) -> dict:
     """The variables with their kernels turned as well (`models.products`), for those who decode a few
     rows again and again: each call turns them otherwise. They take as much memory once more.
@@ -87,9 +90,6 @@ def turned(model, variables) -> dict:
     if model.o.scan or not few(ROWS, jnp.dtype(model.o.dtype)):
         return variables
     return {**variables, TURNED: _turned(Step(model), variables)}
-
-
-_turned = jax.jit(_turn, static_argnames=("step",))
 
 
 class Again:

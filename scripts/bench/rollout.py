@@ -69,7 +69,6 @@ def side(lane, differences: dict) -> dict:
     return {
         "name": lane.name, "side": lane.job["side"], "info": lane.info, **seconds(lane.rows),
         "parts": parts, "peak": lane.rows[-1]["peak"], "differences": differences,
-        "noted": lane.info.get("noted", False),
     }  # fmt: skip
 
 
@@ -102,7 +101,7 @@ def table(result: dict) -> str:
     tokens = result["rows"] * result["new"]
     for part in ("whole round", *rounds.PARTS):
         take = lambda s, part=part: s["parts"].get(part, s)
-        noted = part == "policy" and own.get("noted", False)
+        noted = part == "policy" and own["info"].get("noted", False)
         for s in result["sides"]:
             rows.append([
                 part, s["name"], tables.seconds_text(take(s)["cpu"]),

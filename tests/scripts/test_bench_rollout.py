@@ -55,7 +55,10 @@ def test_our_side_runs_and_is_kept(tmp_path, capsys, monkeypatch):
     assert set(own["parts"]) == set(rounds.PARTS) and own["peak"] > 2**20
     parts = sum(part["wall"][0] for part in own["parts"].values())
     assert 0 < parts <= own["wall"][0]
-    assert own["noted"] and own["parts"]["policy"]["wall"][0] < own["parts"]["reference"]["wall"][0]
+    assert (
+        own["info"]["noted"]
+        and own["parts"]["policy"]["wall"][0] < own["parts"]["reference"]["wall"][0]
+    )
     said = capsys.readouterr().out
     assert "| gpt2 tiny, 2 x (4 + 3) |" in said and "| writing | formulary |" in said
 
@@ -72,7 +75,7 @@ def test_the_table_has_ratios_and_differences():
     def made(name, seconds, off):
         parts = {p: {"cpu": [seconds / 5], "wall": [seconds / 5]} for p in rounds.PARTS}
         return {"name": name, "cpu": [seconds], "wall": [seconds], "parts": parts, "peak": 1e9,
-                "differences": dict.fromkeys(rounds.PARTS[1:], off)}  # fmt: skip
+                "info": {}, "differences": dict.fromkeys(rounds.PARTS[1:], off)}  # fmt: skip
 
     result = dict(family="gpt2", size="12m", rows=4, prompt=8, new=8, threads=1)
     sides = [made("formulary", 2.0, 0.0), made("transformers stock", 5.0, 1e-4)]
@@ -80,7 +83,7 @@ def test_the_table_has_ratios_and_differences():
     assert "| whole round | transformers stock | 5.000 (5.000 to 5.000) |" in text
     assert text.count("| 2.50 (2.50 to 2.50) |") == 6 and text.count("| 1.0e-04 |") == 4
     assert "| 16.0 |" in text, "32 tokens of answers in 2 seconds"
-    sides[0]["noted"] = True
+    sides[0]["info"]["noted"] = True
     for metric in ("cpu", "wall"):
         sides[0]["parts"]["policy"][metric] = [0.0]
     text = rollout.table({**result, "sides": sides})

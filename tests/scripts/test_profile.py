@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.bench import rounds
 from scripts.profile import __main__ as profile
 from scripts.profile import trace
 
@@ -96,6 +97,13 @@ def test_a_toy_step_is_profiled(tmp_path):
     assert any("mlp/up" in row["place"] for row in rows)
     known = [row for row in rows if row["kind"] != "unknown"]
     assert len(known) > 0.9 * len(rows)
+
+
+def test_a_round_of_answers_is_what_is_profiled():
+    words = "--what rollout --size tiny --rows 2 --prompt 6 --new 4".split()
+    once, what = profile.work(profile.parser().parse_args(words), [])
+    assert what == "gpt2 tiny: a round of 2 answers, 6 + 4 tokens"
+    assert set(once()["parts"]) == set(rounds.PARTS)
 
 
 def test_a_config_must_exist(capsys):

@@ -141,6 +141,28 @@ def test_rows_are_as_long_as_the_longest_prompt_and_an_answer(plain, tmp_path):
     assert setting.carry()["rows"]["tokens"].shape == (setting.size, longest + 6)
 
 
+def test_a_longer_held_out_prompt_is_answered_and_pads_no_training_row(tmp_path):
+    rows = [{"prompt": "aa bb cc dd", "target": "aa"}, {"prompt": "dd", "target": "dd"}]
+    (tmp_path / "held").mkdir()
+    held = aligned.config("ppo", tmp_path / "held", rows).data.train
+    made = config(tmp_path, **{"data.valid": held, "data.valid_share": 0.0})
+    made, _, _, _, setting, (asked, found) = ppo._open(made)
+    longest = max(map(len, found))
+    assert longest > setting.room == max(map(len, setting.prompts))
+    seen = []
+
+    def writer(params, tokens, mask, seeds):
+        seen.append((tokens.shape[1], mask.sum(1).tolist()))
+        few = np.zeros(len(tokens))
+        return {"ended": few, "lengths": few, "tokens": np.zeros((len(tokens), 6), np.int32)}
+
+    writer.settings, writer.texts = setting.writer.settings, lambda out: [""] * len(out["tokens"])
+    setting.writer, setting.scorer = writer, lambda out, *_: np.zeros(len(out["tokens"]))
+    run = rounds.evaluator(made, setting, (asked, found), {})
+    run({"params": {"policy": None}})
+    assert seen[0][0] == longest and max(seen[0][1]) == longest
+
+
 def test_what_is_equal_but_for_rounding_is_equal():
     noted, scored = np.float32([-1.0, -2.0, -3.0]), np.float32([-1.00001, -2.0001, -3.0])
     assert rollout.settled(noted, scored).tolist() == [-1.0, scored[1], -3.0]

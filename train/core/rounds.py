@@ -143,13 +143,12 @@ class Rounds(Loop):
         tokens, mask, asked = own.ask(number)
         made = own.writer(params["policy"], tokens, mask, rollout.seeds(own.seed, number, own.size))
         both = own.writer.place({name: made[name] for name in ("tokens", "mask")})
-        reference = np.asarray(own.writer.log_probs(frozen["reference"], **both))
-        if own.writer.noted():
-            made["old"], in_loss = made["sampled"], own.how["kl"]["place"] == "loss"
-            made["reference"] = reference if in_loss else rollout.settled(made["old"], reference)
-        else:
+        made["old"] = made["sampled"]
+        made["reference"] = np.asarray(own.writer.log_probs(frozen["reference"], **both))
+        if not own.writer.noted():
             made["old"] = np.asarray(own.writer.log_probs(params["policy"], **both))
-            made["reference"] = reference
+        elif own.how["kl"]["place"] == "reward":  # the loss compares passes
+            made["reference"] = rollout.settled(made["old"], made["reference"])
         raw = own.scorer(made, asked, frozen.get("reward"))
         if own.how["ppo"]["method"] == "ppo":
             raw = rewards.finite(raw)
