@@ -141,14 +141,36 @@ def test_rows_are_as_long_as_the_longest_prompt_and_an_answer(plain, tmp_path):
     assert setting.carry()["rows"]["tokens"].shape == (setting.size, longest + 6)
 
 
+def test_a_kl_in_the_loss_is_between_two_passes(tmp_path):
+    _, setting, first, frozen = opened(tmp_path, **{"ppo.method": "grpo", "kl.place": "loss"})
+    made, *_ = wrote(setting, first, frozen)
+    passed = setting.writer.log_probs(frozen["reference"], made["tokens"], made["mask"])
+    assert setting.writer.noted()
+    np.testing.assert_array_equal(made["reference"], passed)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "off", "raises"),
+    [("bfloat16", 0.01, False), ("bfloat16", 0.1, True), ("float32", 0.01, True)],
+)
+def test_rounded_operands_have_a_coarser_bound_at_the_first_update(tmp_path, dtype, off, raises):
+    _, setting, first, frozen = opened(tmp_path, **{"ppo.old": "sampled", "model.dtype": dtype})
+    made, _, quiet = wrote(setting, first, frozen)
+    made = {**made, "old": made["old"] + off}
+    if not raises:
+        return quiet.identities(first, made, {}, 0)
+    with pytest.raises(ValueError, match="the ratio differs from 1 by"):
+        quiet.identities(first, made, {}, 0)
+
+
 def test_a_longer_held_out_prompt_is_answered_and_pads_no_training_row(tmp_path):
-    rows = [{"prompt": "aa bb cc dd", "target": "aa"}, {"prompt": "dd", "target": "dd"}]
+    rows = [{"prompt": "aa bb cc", "target": "aa"}, {"prompt": "dd", "target": "dd"}]
     (tmp_path / "held").mkdir()
     held = aligned.config("ppo", tmp_path / "held", rows).data.train
-    made = config(tmp_path, **{"data.valid": held, "data.valid_share": 0.0})
+    made = config(tmp_path, **{"data.valid": held, "data.valid_share": 0.0, "batch": 1})
     made, _, _, _, setting, (asked, found) = ppo._open(made)
     longest = max(map(len, found))
-    assert longest > setting.room == max(map(len, setting.prompts))
+    assert setting.room == max(map(len, setting.prompts)) < longest < 2 * setting.room
     seen = []
 
     def writer(params, tokens, mask, seeds):
@@ -160,7 +182,8 @@ def test_a_longer_held_out_prompt_is_answered_and_pads_no_training_row(tmp_path)
     setting.writer, setting.scorer = writer, lambda out, *_: np.zeros(len(out["tokens"]))
     run = rounds.evaluator(made, setting, (asked, found), {})
     run({"params": {"policy": None}})
-    assert seen[0][0] == longest and max(seen[0][1]) == longest
+    assert [width for width, _ in seen] == [longest, longest], "one shape, compiled once"
+    assert [real for _, [real] in seen] == [len(row) for row in found]
 
 
 def test_what_is_equal_but_for_rounding_is_equal():
