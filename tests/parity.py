@@ -150,9 +150,9 @@ def main(argv=None) -> int:
     if not args.path.is_dir():
         print(f"error: {args.path} is not a folder", file=sys.stderr)
         return 2
-    jax.config.update("jax_default_matmul_precision", "highest")
     say = lambda text: print(text, flush=True)  # noqa: E731
-    return 0 if run(args.path, args.only, args.skip, say) else 1
+    with jax.default_matmul_precision("highest"):
+        return 0 if run(args.path, args.only, args.skip, say) else 1
 
 
 if __name__ == "__main__":

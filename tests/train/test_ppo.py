@@ -127,9 +127,9 @@ def test_log_probabilities_are_those_of_sampling_where_they_are_exact(tmp_path, 
 def test_on_an_accelerator_that_rounds_operands_a_pass_gives_them(plain, monkeypatch):
     writer = plain[1].writer
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert not writer.noted()
-    with jax.default_matmul_precision("float32"):
-        assert writer.noted()
+    for asked, noted in (("default", False), ("float32", True), ("highest", True)):
+        with jax.default_matmul_precision(asked):
+            assert writer.noted() == noted
 
 
 def test_rows_are_as_long_as_the_longest_prompt_and_an_answer(plain, tmp_path):
