@@ -21,6 +21,7 @@ from models.placement import alone, settle, widens
 
 TURNED = "turned"
 ROWS = 64  # rows up to which a turned kernel pays
+SLAB, SMALL = 32, 2**19  # rows that are transposed at a time, and entries up to which all are
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
@@ -85,6 +86,26 @@ def _left(rows, x, kernel, shape):
     return settle(jnp.einsum("bnk,bmk->bnm", kernel, flat))[0].T.reshape(*x.shape[:rows], *shape)
 
 
+def transposed(x):
+    """The transpose of a kernel [rows, columns], flat, so that it has a layout of its own: made once.
+
+    Of large kernels slab by slab of rows, three to five times as fast as XLA's copy, unless their rows
+    are a power of two. The last slab overlaps the one before where `SLAB` does not divide the rows.
+    (Not for training: there the copy is part of what makes the activations.)
+    """
+    rows, columns = x.shape
+    if not alone() or rows < SLAB or x.size < SMALL or rows & (rows - 1) == 0:
+        return settle(x.T.reshape(-1))
+
+    def slab(i, made):
+        start = jnp.minimum(i * SLAB, rows - SLAB)
+        part = jax.lax.dynamic_slice_in_dim(x, start, SLAB)
+        return jax.lax.dynamic_update_slice_in_dim(made, part.T, start, 1)
+
+    made = jnp.zeros((columns, rows), x.dtype)
+    return settle(jax.lax.fori_loop(0, -(-rows // SLAB), slab, made)).reshape(-1)
+
+
 def project(module: nn.Module, equation: str, x, kernel, dtype: str):
     """`product` of a module's kernel; by the turned one if the module has it.
 
@@ -99,7 +120,7 @@ def project(module: nn.Module, equation: str, x, kernel, dtype: str):
             return y.astype(x.dtype)
     elif module.is_mutable_collection(TURNED) and not module.is_initializing():
         low = settle(narrow(kernel, dtype)).reshape(-1, math.prod(kernel.shape[len(ours) :]))
-        module.put_variable(TURNED, "kernel", settle(low.T.reshape(-1)))
+        module.put_variable(TURNED, "kernel", transposed(low))
     return product(equation, x, kernel, dtype)
 
 

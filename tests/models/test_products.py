@@ -35,6 +35,23 @@ def test_a_table_on_the_left_gives_the_plain_product(rows):
     np.testing.assert_allclose(found, np.asarray(x) @ np.asarray(table).T, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "rows, columns", [(700, 800), (32, 2**15), (33, 2**14), (1024, 768), (31, 2**15), (48, 16)]
+)
+def test_a_kernel_is_transposed_exactly_whatever_slabs_it_has(rows, columns):
+    x = normal(rows, columns)
+    found = jax.jit(products.transposed)(x)
+    np.testing.assert_array_equal(found, np.asarray(x).T.reshape(-1))
+
+
+def test_a_large_kernel_is_transposed_in_slabs_unless_its_rows_are_a_power_of_two():
+    told = lambda *shape: "dynamic_update_slice" in str(jax.make_jaxpr(products.transposed)(jnp.zeros(shape)))
+    assert told(768, 3072) and told(700, 800)
+    assert not told(1024, 3072) and not told(700, 16) and not told(31, 2**15)
+    with jax.set_mesh(jax.make_mesh((2,), ("data",))):
+        assert not told(768, 3072)
+
+
 def test_few_rows_are_more_than_one_and_at_most_64_of_float32_on_one_cpu():
     found = [n for n in (0, 1, 2, 64, 65) if products.few(n, "float32")]
     assert found == [2, 64]
