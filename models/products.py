@@ -63,6 +63,8 @@ def narrow(x, dtype):
 
 def _einsum(equation, a, b, dtype):
     wide = jnp.promote_types(dtype, a.dtype)
+    if jax.default_backend() == "cpu":  # a processor's units for bfloat16 give float32
+        wide = jnp.promote_types(wide, jnp.float32)
     return jnp.einsum(equation, a, b, preferred_element_type=wide).astype(dtype)
 
 

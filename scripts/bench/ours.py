@@ -195,7 +195,7 @@ def matmul(dtype: str) -> dict:
 
     def multiply(size):
         x = jnp.ones((size, size), dtype)
-        product = jax.jit(jnp.matmul)
+        product = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
         return lambda: product(x, x).block_until_ready()
 
     row = {}
