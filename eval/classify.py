@@ -29,8 +29,7 @@ def inputs(batch: Mapping, o, task: str) -> dict:
 def outputs(model, variables, batch, task: str, **more):
     """The scores of a batch, float32; what is padding scores -1e9 as the end of a span."""
     given = inputs(batch, model.o, task)
-    x, _ = model.apply(variables, given, method="features", **more)
-    scores = model.apply(variables, x, given, method="scores", **more)
+    scores = model.apply(variables, given, method="judged", **more)
     if task == "spans":
         scores = jnp.where(batch["mask"][..., None] > 0, scores, -1e9)
     return scores

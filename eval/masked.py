@@ -18,11 +18,6 @@ PAIRS = {"next": "next_sentence", "order": "sentence_order"}
 LABELS = ("slots", "targets", "weights", "pair", "rows")
 
 
-def gathered(x, slots):
-    """The hidden states at some slots: x [B,T,D], slots [B,M] -> [B,M,D]."""
-    return jnp.take_along_axis(x, slots[..., None], 1)
-
-
 def inputs(batch: Mapping, o) -> dict:
     """What the model reads of a batch; token types only where it has a table for them."""
     left = LABELS + (() if o.token_types > 1 else ("token_types",))
@@ -50,13 +45,12 @@ def build(config, model, tokenizer, data: Mapping, place: Callable | None = None
     @jax.jit
     def score(variables, batch):
         given = inputs(batch, model.o)
-        x, _ = model.apply(variables, given, method="features")
-        logits = model.apply(variables, gathered(x, batch["slots"]), method="logits")
+        x, scores = model.apply(variables, given, batch["slots"], method="picked")
+        logits = model.apply(variables, x, method="logits")
         weights = batch["weights"]
         hit = (jnp.argmax(logits, -1) == batch["targets"]) * weights
         sums = [jnp.sum(weights), -jnp.sum(pick(logits, batch["targets"]) * weights), jnp.sum(hit)]
         if paired:
-            scores = model.apply(variables, x, given, method="scores")
             real = batch["rows"]
             right = (jnp.argmax(scores, -1) == batch["pair"]) * real
             sums += [real.sum(), -jnp.sum(pick(scores, batch["pair"]) * real), right.sum()]
@@ -99,8 +93,8 @@ def pseudo(model, frame, batches, rows: int, size: int = 64) -> Callable:
 
     @jax.jit
     def score(variables, batch, slots, targets, weights):
-        x, _ = model.apply(variables, inputs(batch, model.o), method="features")
-        logits = model.apply(variables, gathered(x, slots[:, None]), method="logits")
+        x, _ = model.apply(variables, inputs(batch, model.o), slots[:, None], method="picked")
+        logits = model.apply(variables, x, method="logits")
         return -jnp.sum(pick(logits[:, 0], targets) * weights)
 
     def run(variables) -> dict:

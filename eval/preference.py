@@ -24,8 +24,7 @@ def scores(model, variables, batch, last: int = 0, **more):
         if name in batch and (name != "token_types" or model.o.token_types > 1)
     }
     if model.o.kind == "encoder":
-        x, _ = model.apply(variables, given, method="features", **more)
-        found = model.apply(variables, x, given, method="scores", **more)
+        found = model.apply(variables, given, method="judged", **more)
     else:
         found = model.apply(variables, given, last=last, **more)["scores"]
     return found[:, 0].reshape(lead)

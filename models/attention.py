@@ -65,7 +65,7 @@ class Attention(nn.Module):
     times as many rows as that has, n neighbours share one of its rows: the beams of a source. A
     kind that is a number is Longformer's two-sided window (`models.banded`). With `ctx['windows']`
     (`models.windows`) the tokens of each window attend to each other, of kind "shifted" in moved
-    windows, and weights are [B * windows,H,T,T]. With `ctx['last']` the last slots alone ask: y [B,n,D].
+    windows, and weights are [B * windows,H,T,T]. With `ctx['only']` some slots alone ask: y [B,n,D].
     """
 
     o: Options
@@ -82,7 +82,7 @@ class Attention(nn.Module):
         if view is not None:
             x = view.split(x, layer.get("kind", self.kind))
         source = ctx.get("encoded") if cross else x
-        q = heads("q", o.heads, o.q_bias)(ctx["last"].of(x) if "last" in ctx else x)
+        q = heads("q", o.heads, o.q_bias)(ctx["only"].of(x) if "only" in ctx else x)
         if source is not None:
             k = heads("k", o.groups, o.k_bias)(source)
             v = heads("v", o.groups, o.v_bias)(source)

@@ -103,7 +103,7 @@ class Body(nn.Module):
         if o.final_norm:
             self.norm = Norm(o)
 
-    def features(self, batch, cache=None, table=None, last=0):
+    def features(self, batch, cache=None, table=None, last=0, slots=None):
         """Hidden states [B,T,D] after the final norm, and {'cache', 'router'} where they exist.
 
         batch: `tokens` [B,T] and optionally `mask` [B,T] (1 = real), `positions` [B,T], `segments`
@@ -113,7 +113,8 @@ class Body(nn.Module):
         slots; segments and a cache together are a ValueError, as are tokens beyond the context.
         `table` [V,U] is the token table of a body that has none of its own. In place of `tokens`
         there may be `embedded` [B,T,D], what the table would have given. `last` > 0 asks for the states
-        of so many slots at the end alone, [B,last,D]; the last block is spared the others where it can be.
+        of so many slots at the end alone, [B,last,D], `slots` [B,n] of those that it names, [B,n,D]; the last
+        block is spared the others where it can be.
         """
         o, embedded = self.o, batch.get("embedded")
         if embedded is not None:
@@ -152,10 +153,14 @@ class Body(nn.Module):
             )
         ctx.update(asked(self))
         if 0 < last < tokens.shape[1] and self._sparing(cache, key, ctx):
-            ctx["last"] = transformer.Last(last)
+            ctx["only"] = transformer.Last(last)
+        named = None if slots is None else transformer.Slots(slots)
+        if named and self._alike(cache, ctx):
+            ctx["only"] = named
         state, out = self.blocks(state, transformer.layers(o, site(key, 1)), ctx)
         report(self, x, out)
         x = state["x"][:, -last:] if last else state["x"]
+        x = named.of(x) if named and "only" not in ctx else x
         x = self.norm(x) if o.final_norm else x
         x = drop(x, o.drop_final, site(key, 2))
         given = {"router": out["router"]} if o.experts else {}
@@ -164,10 +169,17 @@ class Body(nn.Module):
         return x, given
 
     def _sparing(self, cache, key, ctx) -> bool:
-        """Whether the last block can leave slots out: none of its parts is asked for or needs them all."""
+        """Whether the last block can leave slots at its rows' start out; with dropout it draws for all."""
+        return alone() and key is None and self._apart(cache, ctx)
+
+    def _apart(self, cache, ctx) -> bool:
+        """Whether a block can leave slots out: none of its parts is asked for or needs them all."""
         o, wanted = self.o, {"maps", "hidden", "stats"} & ctx.keys()
-        whole = o.scan or o.experts or o.windows or o.cross or wanted
-        return alone() and cache is None and key is None and not whole
+        return cache is None and not (o.scan or o.experts or o.windows or o.cross or wanted)
+
+    def _alike(self, cache, ctx) -> bool:
+        """Whether besides it makes no difference to attention which slot asks."""
+        return self._apart(cache, ctx) and not (self.o.causal or {"bias", "rotary"} & ctx.keys())
 
     def _key(self):
         """A dropout key, or None."""

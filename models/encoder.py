@@ -27,21 +27,18 @@ class Encoder(Body):
         if o.head not in ("none", "masked", "embed"):
             self.score = Scores(o)
 
-    def features(self, batch, cache=None, table=None):
+    def features(self, batch, cache=None, table=None, slots=None):
         """Hidden states [B,T,D], see `Body.features`; choices [B,N,T] are folded into rows."""
         if batch["tokens"].ndim == 3:
             rows = lambda a: a.reshape(-1, *a.shape[2:])
             batch = {k: rows(v) if k in FOLDED else v for k, v in batch.items()}
         if self.o.windows and self.o.head == "classify" and "global_mask" not in batch:
             batch = {**batch, "global_mask": self._first(batch)}
-        return super().features(batch, cache, table)
+        return super().features(batch, cache, table, slots=slots)
 
     def _first(self, batch):
         """Marks the token that is read to classify, [B,T]: it sees the whole row."""
-        tokens = batch["tokens"]
-        read = batch.get("read")
-        if read is None:
-            read = jnp.argmax(batch.get("mask", jnp.ones_like(tokens)), 1)
+        tokens, read = batch["tokens"], self.read(batch)
         slots = jnp.arange(tokens.shape[1])
         return jnp.any(slots == read.reshape(len(tokens), -1, 1), 1).astype(jnp.int32)
 
@@ -66,13 +63,37 @@ class Encoder(Body):
             mask = jnp.ones(x.shape[:2]) if mask is None else mask.reshape(x.shape[:2])
             state = mean_real(x, mask)
         elif "read" in batch or "mask" in batch:
-            read = batch.get("read")
-            read = jnp.argmax(batch["mask"].reshape(x.shape[:2]), 1) if read is None else read
+            read = self.read(batch)
             slots = read.reshape(len(x), -1, 1)
             state = jnp.take_along_axis(x, slots, 1).reshape(*read.shape, x.shape[-1])
         else:
             state = x[:, 0]
         return self.pool(state, key) if o.pools else state
+
+    def read(self, batch):
+        """The slots that stand for rows: `batch['read']` [B] or [B,M], or the first real ones [B]."""
+        if "read" in batch:
+            return batch["read"]
+        tokens = batch["tokens"]
+        real = batch.get("mask", jnp.ones_like(tokens))
+        return jnp.argmax(real.reshape(-1, tokens.shape[-1]), 1)
+
+    def picked(self, batch, slots):
+        """(hidden states at `slots` [B,M] of a batch, [B,M,D], and, of a model that scores pairs, scores)."""
+        if self.o.head != "pretrain":
+            return self.features(batch, slots=slots)[0], None
+        read = self.read(batch)[:, None]
+        x, _ = self.features(batch, slots=jnp.concatenate([read, slots], 1))
+        return x[:, 1:], self.scores(x, {**batch, "read": jnp.zeros(len(x), read.dtype)})
+
+    def judged(self, batch):
+        """`scores` of what `features` gives, without the states that a pooled head does not read."""
+        if self.o.pool == "mean" or self.o.head in ("tokens", "spans"):
+            return self.scores(self.features(batch)[0], batch)
+        read = self.read(batch)
+        x, _ = self.features(batch, slots=read.reshape(len(read), -1))
+        here = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2]).reshape(read.shape)
+        return self.scores(x, {**batch, "read": here})
 
     def scores(self, x, batch):
         """The outputs, float32, of the head that is not a language head, from hidden states x."""

@@ -35,6 +35,12 @@ class Mask:
         mine = None if self.q_segments is None else self.q_segments[:, -count:]
         return dataclasses.replace(self, start=keys - count, q_segments=mine)
 
+    def among(self, slots) -> "Mask":
+        """The mask of the queries in `slots` [B,n], where it does not matter which a query stands in."""
+        mine = self.q_segments
+        mine = None if mine is None else jnp.take_along_axis(mine, slots, 1)
+        return dataclasses.replace(self, q_segments=mine)
+
     @property
     def cached(self) -> bool:
         """Whether queries start anywhere but at slot 0 of the keys."""

@@ -40,10 +40,25 @@ class Last:
 
     def within(self, ctx: dict, keys: int) -> dict:
         """The entries of `ctx`, of so many slots, that attention reads for those alone."""
-        mine = {"last": self, "mask": ctx["mask"].tail(self.count, keys)}
+        mine = {"only": self, "mask": ctx["mask"].tail(self.count, keys)}
         if "bias" in ctx:
             mine["bias"] = ctx["bias"][:, :, -self.count :]
         return {**ctx, **mine}
+
+
+@flax.struct.dataclass
+class Slots:
+    """Which slots [B,n] of its rows a block works out, as `Last`: of layers that look both ways alike."""
+
+    index: object
+
+    def of(self, x):
+        """x [B,T,...] at those slots."""
+        return jnp.take_along_axis(x, self.index.reshape(*self.index.shape, *[1] * (x.ndim - 2)), 1)
+
+    def within(self, ctx: dict, keys: int) -> dict:
+        """The entries of `ctx` that attention reads for those alone."""
+        return {**ctx, "only": self, "mask": ctx["mask"].among(self.index)}
 
 
 @flax.struct.dataclass
@@ -76,7 +91,7 @@ class Block(nn.Module):
 
         attention = Attention(o, self.kind, name="attn")
         y, weights, memory = attention(attn_norm(x) if pre else x, layer, ctx, memory)
-        x = ctx["last"].of(x) if "last" in ctx else x
+        x = ctx["only"].of(x) if "only" in ctx else x
         x = self._join(x, y, "attn", layer, 1)
         x = attn_norm(x) if post else x
         if o.cross:
@@ -148,7 +163,7 @@ def _block(o: Options):
 class Stack(nn.Module):
     """The layers apart; those that share parameters call one block. The cache is tuples of arrays.
 
-    `ctx['last']` holds for the last layer: the others make what it attends to.
+    `ctx['only']` holds for the last layer: the others make what it attends to.
     """
 
     o: Options
@@ -157,7 +172,7 @@ class Stack(nn.Module):
     def __call__(self, state, layers, ctx):
         o, outs = self.o, []
         names = [name for name in MEMORY if name in state]
-        last, ctx = ctx.get("last"), {name: x for name, x in ctx.items() if name != "last"}
+        only, ctx = ctx.get("only"), {name: x for name, x in ctx.items() if name != "only"}
         memory = {name: [] for name in names}
         x, order = state["x"], o.order()
         kinds = dict(zip(order, o.kinds(), strict=True))
@@ -167,8 +182,8 @@ class Stack(nn.Module):
             mine = {"x": x, **{name: state[name][depth] for name in names}}
             layer = {name: layers[name][depth] for name in ("key", "path") if name in layers}
             layer["index"] = jnp.int32(depth)
-            if last is not None and depth == o.depth - 1:
-                ctx = last.within(ctx, x.shape[1])
+            if only is not None and depth == o.depth - 1:
+                ctx = only.within(ctx, x.shape[1])
             mine, out = bank[i](mine, layer, ctx)
             x = mine["x"]
             outs.append(out)

@@ -72,19 +72,17 @@ def make_task(config, o: Options, tokenizer, stream, held) -> Task:
 
     def loss(params, frozen, extra, batch, rng, totals):
         variables = {"params": params, **extra}
-        keys = jax.random.split(rng) if o.dropout else (None, None)
-        rngs = [{"dropout": key} if o.dropout else {} for key in keys]
+        rngs = {"dropout": rng} if o.dropout else {}
         given = scoring.inputs(batch, o)
-        x, _ = model.apply(variables, given, method="features", rngs=rngs[0])
+        x, scores = model.apply(variables, given, batch["slots"], method="picked", rngs=rngs)
         value, sums = losses.cross_entropy(
             lambda x: model.apply(variables, x, method="logits"),
-            scoring.gathered(x, batch["slots"]),
+            x,
             batch["targets"],
             batch["weights"],
             totals["targets"],
         )
         if "pair" in batch:
-            scores = model.apply(variables, x, given, method="scores", rngs=rngs[1])
             nats = -pick(scores, batch["pair"]).sum()
             right = (jnp.argmax(scores, -1) == batch["pair"]).sum()
             value = value + nats / totals["pairs"]

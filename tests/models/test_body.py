@@ -1,4 +1,4 @@
-"""What is asked of the last slots alone is what it is among all, for less work."""
+"""What is asked of some slots alone is what it is among all, for less work."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,7 @@ import pytest
 
 from models import body, cache, transformer
 from models.build import build, example
+from tests.models import test_encoder as encoders
 from tests.models import tiny
 
 SIDES = {
@@ -136,3 +137,129 @@ def test_a_cache_keeps_all_slots_and_several_devices_make_them(monkeypatch):
     monkeypatch.setattr(body, "alone", lambda: False)
     monkeypatch.setattr(transformer.Last, "within", None)
     np.testing.assert_allclose(states(model, 3)(variables, given), whole[:, -3:], atol=2e-5)
+
+
+ENCODERS = ("bert", "roberta", "albert")
+SLOTS = jnp.asarray([[5, 0, 11, 5], [9, 2, 2, 3]])
+
+
+def encoder(name, **changes):
+    made = encoders.model(name, **{"layers": 2, **changes})
+    segments = jnp.repeat(jnp.asarray([[1, 2, 0], [3, 3, 4]]), 4, 1)
+    return *made, {"tokens": encoders.tokens(2), "segments": segments}
+
+
+def named(model, slots, method="features"):
+    @jax.jit
+    def run(variables, given, **more):
+        return model.apply(variables, given, slots=slots, method=method, **more)[0]
+
+    return run
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", ENCODERS)
+def test_the_named_slots_states_and_gradients(name, packed):
+    _, model, variables, given = encoder(name)
+    if not packed:
+        given = {"tokens": given["tokens"], "mask": SIDES["left"]}
+    pick = lambda x: jnp.take_along_axis(x, SLOTS[..., None], 1)
+
+    def both(spared):
+        def loss(variables):
+            run = named(model, SLOTS if spared else None)
+            x = run(variables, given)
+            x = x if spared else pick(x)
+            return jnp.sum(jnp.sin(x)), x
+
+        (_, x), grads = jax.value_and_grad(loss, has_aux=True)(variables)
+        return x, grads["params"]
+
+    (whole, wanted), (part, found) = both(False), both(True)
+    assert part.shape == (2, 4, 32)
+    assert tiny.close(part, whole)
+    leaves = zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True)
+    assert all(tiny.close(a, b, 2e-4) for a, b in leaves)
+
+
+def test_the_last_block_is_spared_slots_that_are_not_named():
+    o, model, variables, given = encoder("bert")
+    cost = lambda slots: (
+        named(model, slots).lower(variables, given).compile().cost_analysis()["flops"]
+    )
+    block = 24 * 2 * (o.width * o.width * 2 + 2 * o.width * o.hidden)
+    assert cost(None) - cost(SLOTS[:, :1]) > 0.9 * block * 11 / 12
+
+
+@pytest.mark.parametrize(
+    ("why", "name", "changes"),
+    [
+        ("layers stacked", "bert", {"scan": True}),
+        ("experts", "bert", {"experts": 3}),
+        ("windows", "longformer", {"windows": (4, 4)}),
+        ("causality", "gpt2", {}),
+        ("rotation", "llama", {}),
+        ("a bias of distances", "gpt2", {"positions": "relative", "buckets": 8}),
+    ],
+)
+def test_where_all_slots_are_needed_the_named_ones_are_picked(why, name, changes):
+    if name in tiny.NAMES:
+        _, model, variables = tiny.model(name, **changes)
+        given = {"tokens": tiny.tokens()}
+    else:
+        _, model, variables, given = encoder(name, **changes)
+        del given["segments"]
+    whole = named(model, None)(variables, given)
+    found = named(model, SLOTS)(variables, given)
+    wanted = jnp.take_along_axis(whole, SLOTS[..., None], 1)
+    np.testing.assert_allclose(found, wanted, atol=2e-5, err_msg=why)
+
+
+@pytest.mark.parametrize("asked", ["maps", "hidden"])
+def test_what_is_collected_is_of_all_slots_where_some_are_named(asked):
+    _, model, variables, given = encoder("bert")
+    (x, _), found = model.apply(variables, given, slots=SLOTS, method="features", mutable=[asked])
+    [made] = jax.tree.leaves(found)
+    assert x.shape[1] == 4 and made.shape[2 + (asked == "maps")] == 12
+
+
+@pytest.mark.parametrize("read", [None, jnp.asarray([3, 7]), SLOTS])
+@pytest.mark.parametrize(
+    "head, more",
+    [("classify", {"labels": 3}), ("pair", {}), ("embed", {}), ("embed", {"pool": "mean"}),
+     ("choice", {}), ("tokens", {"labels": 3}), ("spans", {})],
+)  # fmt: skip
+def test_judged_gives_the_scores_of_all_states(head, more, read):
+    _, model, variables, given = encoder("bert", head=head, **more)
+    given = {"tokens": given["tokens"], "mask": SIDES["left"]}
+    if head == "choice":
+        given = {name: x.reshape(2, 2, 6) for name, x in given.items()}
+        read = None if read is None else jnp.asarray([1, 5, 2, 0])
+    if read is not None:
+        given["read"] = read
+    run = lambda method: jax.jit(lambda v, g: model.apply(v, g, method=method))(variables, given)
+    found, wanted = run("judged"), run(encoders._both)[1]
+    assert found.shape == wanted.shape and tiny.close(found, wanted)
+
+
+def test_dropout_acts_on_named_slots():
+    _, model, variables, given = encoder("bert", drop_resid=0.5)
+    run = named(model, SLOTS)
+    one, other = (run(variables, given, rngs={"dropout": jax.random.key(i)}) for i in (1, 2))
+    assert not np.allclose(one, other)
+    assert np.array_equal(one, run(variables, given, rngs={"dropout": jax.random.key(1)}))
+
+
+@pytest.mark.parametrize("head", ["masked", "pretrain"])
+def test_picked_gives_states_and_the_pairs_scores(head):
+    _, model, variables, given = encoder("bert", head=head)
+    given = {"tokens": given["tokens"], "mask": SIDES["left"]}
+    run = jax.jit(lambda v, g: model.apply(v, g, SLOTS, method="picked"))
+    x, scores = run(variables, given)
+    if head == "pretrain":
+        whole, wanted = encoders.both(model, variables, given)
+        assert tiny.close(scores, wanted)
+    else:
+        whole = named(model, None)(variables, given)
+        assert scores is None
+    assert tiny.close(x, jnp.take_along_axis(whole, SLOTS[..., None], 1))
