@@ -17,8 +17,14 @@ from models.likelihood import pick
 def outputs(model, variables, batch):
     """Class scores [B,C], float32, of `images`; with two heads their mean. Nothing is dropped."""
     given = {"images": batch["images"]}
-    x, _ = model.apply(variables, given, method="features")
+    x, _ = states(model, variables, given)
     return model.apply(variables, x, given, method="scores")
+
+
+def states(model, variables, given, **more):
+    """What the model's `features` gives, of the states alone that its scores are read from."""
+    spared = {"first": model.read} if model.o.kind == "vit" else {}
+    return model.apply(variables, given, method="features", **spared, **more)
 
 
 def build(model, task: str, held, place: Callable | None = None) -> Callable:

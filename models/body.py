@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from models import cache as caches
 from models import positions as places
-from models import transformer
+from models import sparing, transformer
 from models.dropout import drop, site
 from models.initial import deviation
 from models.layers import Norm, Projection, normal
@@ -113,20 +113,18 @@ class Body(nn.Module):
         slots; segments and a cache together are a ValueError, as are tokens beyond the context.
         `table` [V,U] is the token table of a body that has none of its own. In place of `tokens`
         there may be `embedded` [B,T,D], what the table would have given. `last` > 0 asks for the states
-        of so many slots at the end alone, [B,last,D], `slots` [B,n] of those that it names, [B,n,D]; the last
-        block is spared the others where it can be.
+        of so many slots at the end alone, [B,last,D], `slots` [B,n] of those; the last block is spared others.
         """
         o, embedded = self.o, batch.get("embedded")
         if embedded is not None:
             batch = {**batch, "tokens": jnp.zeros(embedded.shape[:2], jnp.int32)}
         tokens = batch["tokens"]
         self._check(batch, cache)
-        real = batch.get("mask")
+        segments, real, positions = (batch.get(n) for n in ("segments", "mask", "positions"))
         if real is None:
-            real = batch.get("segments", jnp.ones_like(tokens)) != 0
-        positions = batch.get("positions")
+            real = jnp.ones_like(tokens) != 0 if segments is None else segments != 0
         if positions is None:
-            positions = places.count(o, tokens, real, batch.get("segments"), cache)
+            positions = places.count(o, tokens, real, segments, cache)
         key = self._key()
 
         x, ctx = self.embed(
@@ -134,7 +132,6 @@ class Body(nn.Module):
         )
         ctx["real"] = real
         state = {"x": x}
-        segments = batch.get("segments")
         if cache is None:
             ctx["mask"] = Mask(o.causal, 0, None, batch.get("mask"), segments, segments)
         else:
@@ -152,15 +149,12 @@ class Body(nn.Module):
                 batch.get("global_mask", jnp.zeros_like(tokens)), real, o.global_slots
             )
         ctx.update(asked(self))
-        if 0 < last < tokens.shape[1] and self._sparing(cache, key, ctx):
-            ctx["only"] = transformer.Last(last)
-        named = None if slots is None else transformer.Slots(slots)
-        if named and self._alike(cache, ctx):
-            ctx["only"] = named
+        only = sparing.asked(last, slots, tokens.shape[1])
+        if only and self._spares(only, cache, key, ctx):
+            ctx["only"] = only
         state, out = self.blocks(state, transformer.layers(o, site(key, 1)), ctx)
         report(self, x, out)
-        x = state["x"][:, -last:] if last else state["x"]
-        x = named.of(x) if named and "only" not in ctx else x
+        x = only.of(state["x"]) if only and "only" not in ctx else state["x"]
         x = self.norm(x) if o.final_norm else x
         x = drop(x, o.drop_final, site(key, 2))
         given = {"router": out["router"]} if o.experts else {}
@@ -168,18 +162,18 @@ class Body(nn.Module):
             given["cache"] = {**cache, **{k: v for k, v in state.items() if k != "x"}}
         return x, given
 
-    def _sparing(self, cache, key, ctx) -> bool:
-        """Whether the last block can leave slots at its rows' start out; with dropout it draws for all."""
-        return alone() and key is None and self._apart(cache, ctx)
+    def _spares(self, only, cache, key, ctx) -> bool:
+        """Whether the last block can leave slots out: none of its parts is asked for or needs them all.
 
-    def _apart(self, cache, ctx) -> bool:
-        """Whether a block can leave slots out: none of its parts is asked for or needs them all."""
+        Slots at the end are spared no dropout, which draws for all; of others, attention must not tell
+        where they are.
+        """
         o, wanted = self.o, {"maps", "hidden", "stats"} & ctx.keys()
-        return cache is None and not (o.scan or o.experts or o.windows or o.cross or wanted)
-
-    def _alike(self, cache, ctx) -> bool:
-        """Whether besides it makes no difference to attention which slot asks."""
-        return self._apart(cache, ctx) and not (self.o.causal or {"bias", "rotary"} & ctx.keys())
+        if cache is not None or o.scan or o.experts or o.windows or o.cross or wanted:
+            return False
+        if isinstance(only, sparing.Last):
+            return alone() and key is None
+        return not (o.causal or {"bias", "rotary"} & ctx.keys())
 
     def _key(self):
         """A dropout key, or None."""

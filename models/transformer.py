@@ -29,39 +29,6 @@ POLICIES = {
 
 
 @flax.struct.dataclass
-class Last:
-    """How many slots at the end of its rows a block works out: a static entry of `ctx`."""
-
-    count: int = flax.struct.field(pytree_node=False)
-
-    def of(self, x):
-        """x [B,T,...] at those slots."""
-        return x[:, -self.count :]
-
-    def within(self, ctx: dict, keys: int) -> dict:
-        """The entries of `ctx`, of so many slots, that attention reads for those alone."""
-        mine = {"only": self, "mask": ctx["mask"].tail(self.count, keys)}
-        if "bias" in ctx:
-            mine["bias"] = ctx["bias"][:, :, -self.count :]
-        return {**ctx, **mine}
-
-
-@flax.struct.dataclass
-class Slots:
-    """Which slots [B,n] of its rows a block works out, as `Last`: of layers that look both ways alike."""
-
-    index: object
-
-    def of(self, x):
-        """x [B,T,...] at those slots."""
-        return jnp.take_along_axis(x, self.index.reshape(*self.index.shape, *[1] * (x.ndim - 2)), 1)
-
-    def within(self, ctx: dict, keys: int) -> dict:
-        """The entries of `ctx` that attention reads for those alone."""
-        return {**ctx, "only": self, "mask": ctx["mask"].among(self.index)}
-
-
-@flax.struct.dataclass
 class Grid:
     """Rows and columns of the patches that a stack reads: a static entry of `ctx`."""
 

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from models import transformer
+from models import sparing, transformer
 from models.body import asked, report
 from models.dropout import site
 from models.grids import Relative
@@ -49,10 +49,24 @@ class ViT(nn.Module):
         if o.head == "pixels":
             self.head = PixelHead(o, o.stride or o.patch)
 
-    def features(self, batch, cache=None):
-        """States [B,prefix + N,D] after the final norm, and {}: nothing else is given."""
-        x, _, _ = self._states(batch, asked(self))
-        return (self.norm(x) if self.o.final_norm else x), {}
+    @property
+    def read(self) -> int:
+        """How many states at the start scores are read from; 0: all are."""
+        o = self.o
+        return {"classify": 1, "distilled": 2}.get(o.head, 0) if o.pool == "first" else 0
+
+    def features(self, batch, cache=None, first=0):
+        """States [B,prefix + N,D] after the final norm, and {}: nothing else is given.
+
+        `first` > 0 asks for those of so many slots at the start alone, [B,first,D]; the last block is
+        spared the others where it can be.
+        """
+        o, ctx = self.o, asked(self)
+        if first and not (ctx or o.scan or o.experts or o.relative_layers):
+            ctx["only"] = sparing.First(first)
+        x, _, _ = self._states(batch, ctx)
+        x = x[:, :first] if first else x
+        return (self.norm(x) if o.final_norm else x), {}
 
     def feature_maps(self, batch, blocks: tuple):
         """The states of patches behind the named blocks (0: the first), each [B,rows,columns,D].

@@ -201,7 +201,7 @@ def forward(model, variables, batch, rng, moving=True):
     rngs = [{"dropout": key} if o.dropout else {} for key in keys]
     extra = {name: x for name, x in variables.items() if name != "params"}
     mutable = list(extra) if moving else []
-    (x, _), new = model.apply(variables, given, method="features", rngs=rngs[0], mutable=mutable)
+    (x, _), new = scoring.states(model, variables, given, rngs=rngs[0], mutable=mutable)
     method, more = ("both", ()) if o.head == "distilled" else ("scores", (given,))
     heads = model.apply(variables, x, *more, method=method, rngs=rngs[1])
     return (heads if o.head == "distilled" else (heads,)), {**extra, **new}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import body, cache, transformer
+from models import body, cache, sparing
 from models.build import build, example
 from tests.models import test_encoder as encoders
 from tests.models import tiny
@@ -135,7 +135,7 @@ def test_a_cache_keeps_all_slots_and_several_devices_make_them(monkeypatch):
     np.testing.assert_allclose(x, whole[:, -3:], atol=2e-5)
     assert bool(jnp.abs(out["cache"]["k"][-1][:, :, :12]).sum(-1).all())
     monkeypatch.setattr(body, "alone", lambda: False)
-    monkeypatch.setattr(transformer.Last, "within", None)
+    monkeypatch.setattr(sparing.Last, "within", None)
     np.testing.assert_allclose(states(model, 3)(variables, given), whole[:, -3:], atol=2e-5)
 
 

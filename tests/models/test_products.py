@@ -45,7 +45,9 @@ def test_a_kernel_is_transposed_exactly_whatever_slabs_it_has(rows, columns):
 
 
 def test_a_large_kernel_is_transposed_in_slabs_unless_its_rows_are_a_power_of_two():
-    told = lambda *shape: "dynamic_update_slice" in str(jax.make_jaxpr(products.transposed)(jnp.zeros(shape)))
+    told = lambda *shape: (
+        "dynamic_update_slice" in str(jax.make_jaxpr(products.transposed)(jnp.zeros(shape)))
+    )
     assert told(768, 3072) and told(700, 800)
     assert not told(1024, 3072) and not told(700, 16) and not told(31, 2**15)
     with jax.set_mesh(jax.make_mesh((2,), ("data",))):

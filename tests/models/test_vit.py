@@ -224,3 +224,43 @@ def test_images_that_cannot_be_read_are_named(made, batch, words):
 def test_options_that_contradict_are_named(changes, words):
     with pytest.raises(ValueError, match=words):
         options("vit", **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "read"),
+    [("textbook", {}, 1), ("vit", {}, 1), ("deit", {}, 2), ("beit", {"pool": "first"}, 1),
+     ("beit", {}, 0), ("vit", {"scan": True}, 1), ("mim", {}, 0)],
+)  # fmt: skip
+def test_the_states_that_scores_read_are_those_among_all(name, changes, read):
+    o = options(name, **changes)
+    model, given = build(o), {"images": images()}
+    assert model.read == read
+    params = variables(o)
+
+    def loss(params, first):
+        x, _ = model.apply(params, given, method="features", first=first)
+        x = x[:, :read] if read else x
+        return jnp.sum(jnp.sin(x)), x
+
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
+    (_, whole), wanted = run(params, 0)
+    (_, part), found = run(params, read)
+    np.testing.assert_allclose(part, whole, atol=2e-5)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_the_last_block_is_spared_the_patches_that_no_score_reads():
+    o = options("vit")
+    model, given = build(o), {"images": images()}
+    params = variables(o)
+    run = jax.jit(
+        lambda p, first: model.apply(p, given, method="features", first=first)[0], static_argnums=1
+    )
+    cost = lambda first: run.lower(params, first).compile().cost_analysis()["flops"]
+    rows = 2 * (run(params, 0).shape[1] - 1)
+    block = rows * 2 * (2 * o.width * o.width + 2 * o.width * o.hidden)
+    assert cost(0) - cost(1) > 0.9 * block
+    with_maps, found = model.apply(params, given, method="features", first=1, mutable=["maps"])
+    [maps] = jax.tree.leaves(found)
+    assert with_maps[0].shape[1] == 1 and maps.shape[3] == rows // 2 + 1
