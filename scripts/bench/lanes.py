@@ -119,7 +119,7 @@ def threads(count: int) -> dict:
 
 
 def preload(folder: Path) -> dict:
-    """Torch's best: MKL uses all of an AMD processor, malloc huge pages.
+    """Torch's best: MKL uses all of an AMD processor, malloc's memory is as ours (`huge`).
 
     ValueError without a C compiler.
     """
@@ -130,7 +130,7 @@ def preload(folder: Path) -> dict:
 
 
 def huge() -> dict:
-    """What lets a process have huge pages, as `python -m train` does for itself."""
+    """What lets a process have huge pages and keep them, as `python -m train` does for itself."""
     name = pages.TUNABLES
     return {name: pages.environment(os.environ)[name]}
 

@@ -28,7 +28,7 @@ from scripts.bench import pictures, plain, rounds, texts
 from scripts.bench.serve import matmul_rate, serve, timed
 from train import lm
 from train.core import config as configs
-from train.core import shard
+from train.core import pages, shard
 from train.core.meter import matmul_parameters
 from train.core.plan import plan
 from train.core.state import make_step
@@ -98,6 +98,7 @@ class Train:
         self.trace_seconds, began = time.perf_counter() - began, time.perf_counter()
         self.step = lowered.compile()
         self.compile_seconds = time.perf_counter() - began
+        pages.trim()
 
     def batch(self):
         return shard.place(self.task.batches(self.done), self.plan.mesh)

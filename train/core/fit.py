@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from train.core import anomaly, check, provenance, shard, start
+from train.core import anomaly, check, pages, provenance, shard, start
 from train.core.best import Best
 from train.core.log import Logger
 from train.core.meter import Meter, peak
@@ -146,6 +146,7 @@ class Loop:
             self.task.frozen, shard.params(self.task.frozen, self.plan.mesh, self.task.rules)
         )
         stopped = False
+        pages.trim()
         try:
             if config.eval.get("first", False) and done == 0:
                 self.evaluate(state, 0)
@@ -185,6 +186,8 @@ class Loop:
         batch = shard.place(rows, self.plan.mesh)
         with self.dog.off() if compiles else contextlib.nullcontext():
             state, metrics = self.step(state, frozen, batch)
+        if compiles:
+            pages.trim()
         self.state = state
         self.stopping.hold()
         self.report()

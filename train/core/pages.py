@@ -1,48 +1,63 @@
-"""Huge pages for the arrays of a run on a CPU.
+"""Memory for the arrays of a run on a CPU: huge pages, and what a step used stays for the next one.
 
-Every step takes its temporaries from malloc and gives them back; with pages of 4 KiB the kernel clears
-and maps a hundred thousand of them in each step of a small model, a tenth to a sixth of its
-CPU-seconds. glibc (2.35 and later) asks for huge pages if its tunable `glibc.malloc.hugetlb` is 1,
-which it reads when a process starts. So an entry point that trains starts itself once more.
+Every step takes its temporaries from malloc and gives them back; the kernel would map and clear
+hundreds of MB anew in each, a tenth to a quarter of a step's CPU-seconds. glibc (2.35 and later) reads
+when a process starts that it shall ask for huge pages, take large blocks from its heap too and never
+shrink that, in one arena, whichever thread asks. So an entry point that trains starts itself once more.
 """
 
+import contextlib
+import ctypes
 import os
 import platform
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-TUNABLES, TUNABLE = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
+TUNABLES = "GLIBC_TUNABLES"
+KEPT = {"mmap_max": 0, "trim_threshold": 2**37, "arena_max": 1}
 SWITCH = "FORMULARY_HUGE_PAGES"  # 0: leave the process as it is
 _MODE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def wanted(environ: Mapping, mode: str, libc: tuple[str, str]) -> bool:
-    """Whether a process would gain: a glibc that can, a kernel that waits to be asked, nobody's wish.
+    """Whether a process would gain: a glibc that can, something to be asked for, nobody's wish.
 
     `mode` is what the kernel's `transparent_hugepage/enabled` holds, `libc` what
     `platform.libc_ver()` gives.
     """
-    if environ.get(SWITCH, "1") == "0" or TUNABLE in environ.get(TUNABLES, ""):
-        return False
     name, version = libc
     numbers = [int(part) for part in version.split(".")[:2] if part.isdigit()]
-    return name == "glibc" and numbers >= [2, 35] and "[madvise]" in mode
+    able = name == "glibc" and numbers >= [2, 35] and environ.get(SWITCH, "1") != "0"
+    return able and environment(environ, mode) != dict(environ)
 
 
-def environment(environ: Mapping) -> dict:
-    """The environment with the tunable set, other tunables kept."""
-    held = environ.get(TUNABLES, "")
-    return {**environ, TUNABLES: f"{held}:{TUNABLE}=1" if held else f"{TUNABLE}=1"}
+def environment(environ: Mapping, mode: str = "[madvise]") -> dict:
+    """The environment with the tunables set that it does not have; huge pages where the kernel waits to
+    be asked."""
+    held = [part for part in environ.get(TUNABLES, "").split(":") if part]
+    named = {part.partition("=")[0] for part in held}
+    more = {**KEPT, "hugetlb": 1} if "[madvise]" in mode else KEPT
+    asked = {f"glibc.malloc.{name}": value for name, value in more.items()}
+    held += [f"{name}={value}" for name, value in asked.items() if name not in named]
+    return {**environ, TUNABLES: ":".join(held)}
 
 
 def restart():
-    """Starts the process anew with huge pages where it would gain, before anything is imported.
+    """Starts the process anew with the tunables where it would gain, before anything is imported.
 
     Does nothing under a debugger, without an original command line, or the second time.
     """
-    if sys.gettrace() or not sys.executable or len(sys.orig_argv) < 2 or not _MODE.exists():
+    if sys.gettrace() or not sys.executable or len(sys.orig_argv) < 2:
         return
-    if wanted(os.environ, _MODE.read_text(), platform.libc_ver()):
+    mode = _MODE.read_text() if _MODE.exists() else ""
+    if wanted(os.environ, mode, platform.libc_ver()):
         arguments = [sys.executable, *sys.orig_argv[1:]]
-        os.execve(sys.executable, arguments, environment(os.environ))
+        os.execve(sys.executable, arguments, environment(os.environ, mode))
+
+
+def trim():
+    """Gives back what malloc holds and nobody uses: what is left of initialising and compiling."""
+    if platform.libc_ver()[0] == "glibc":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
