@@ -36,6 +36,19 @@ def test_not_wanted(environ, mode, libc):
     assert not pages.wanted(environ, mode, libc)
 
 
+@pytest.mark.parametrize("name", ["nvidia0", "accel3", "vfio/12", "kfd"])
+def test_beside_an_accelerator_only_huge_pages_are_asked_for(tmp_path, name):
+    assert not pages.accelerated(tmp_path)
+    (tmp_path / "nvidiactl").touch()
+    assert not pages.accelerated(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    assert pages.accelerated(tmp_path)
+    assert pages.environment({}, ASKED, False) == {pages.TUNABLES: "glibc.malloc.hugetlb=1"}
+    assert pages.environment({"A": "b"}, ALWAYS, False) == {"A": "b"}
+    assert not pages.wanted({}, ALWAYS, GLIBC, False)
+
+
 def test_the_environment_that_is_set_is_not_wanted_again():
     held = pages.environment({"GLIBC_TUNABLES": "glibc.malloc.arena_max=4", "A": "b"})
     rest = ALL.replace(":glibc.malloc.arena_max=1", "")
@@ -49,6 +62,7 @@ def test_a_process_starts_itself_once_more_with_its_arguments(tmp_path):
     script.write_text(
         "import os, sys\nfrom pathlib import Path\nfrom train.core import pages\n"
         f"pages._MODE = Path({str(tmp_path / 'mode')!r})\npages.platform.libc_ver = lambda: {GLIBC}\n"
+        "pages.accelerated = lambda: False\n"
         "print('here', flush=True)\npages.restart()\n"
         "print(sys.argv[1:], os.environ['GLIBC_TUNABLES'])\n"
     )
