@@ -4,6 +4,7 @@ import jax.numpy as jnp
 
 from models.body import Body
 from models.heads import MaskedHead, Pooler, Scores, mean_real, unit
+from models.sparing import take
 
 
 class Encoder(Body):
@@ -64,8 +65,7 @@ class Encoder(Body):
             state = mean_real(x, mask)
         elif "read" in batch or "mask" in batch:
             read = self.read(batch)
-            slots = read.reshape(len(x), -1, 1)
-            state = jnp.take_along_axis(x, slots, 1).reshape(*read.shape, x.shape[-1])
+            state = take(x, read.reshape(len(x), -1)).reshape(*read.shape, x.shape[-1])
         else:
             state = x[:, 0]
         return self.pool(state, key) if o.pools else state

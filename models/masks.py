@@ -6,6 +6,8 @@ import flax
 import jax
 import jax.numpy as jnp
 
+from models.sparing import take
+
 
 @flax.struct.dataclass
 class Mask:
@@ -38,7 +40,7 @@ class Mask:
     def among(self, slots) -> "Mask":
         """The mask of the queries in `slots` [B,n], where it does not matter which a query stands in."""
         mine = self.q_segments
-        mine = None if mine is None else jnp.take_along_axis(mine, slots, 1)
+        mine = None if mine is None else take(mine, slots)
         return dataclasses.replace(self, q_segments=mine)
 
     @property
@@ -100,8 +102,7 @@ class Globals:
 
     def rows(self, x):
         """x [B,T,...] at the global slots: [B,M,...]."""
-        index = self.index.reshape(*self.index.shape, *[1] * (x.ndim - 2))
-        return jnp.take_along_axis(x, index, 1)
+        return take(x, self.index)
 
 
 def before_separator(tokens, separator: int):

@@ -9,6 +9,11 @@ import flax.struct
 import jax.numpy as jnp
 
 
+def take(x, index):
+    """x [B,T,...] at the slots index [B,n] of its rows: [B,n,...]."""
+    return jnp.take_along_axis(x, index.reshape(*index.shape, *[1] * (x.ndim - 2)), 1)
+
+
 @flax.struct.dataclass
 class Last:
     """How many slots at the end of its rows a block works out: a static entry of `ctx`."""
@@ -51,7 +56,7 @@ class Slots:
 
     def of(self, x):
         """x [B,T,...] at those slots."""
-        return jnp.take_along_axis(x, self.index.reshape(*self.index.shape, *[1] * (x.ndim - 2)), 1)
+        return take(x, self.index)
 
     def within(self, ctx: dict, keys: int) -> dict:
         """The entries of `ctx`, of those slots."""

@@ -198,8 +198,8 @@ def test_the_last_block_is_spared_slots_that_are_not_named():
         ("experts", "bert", {"experts": 3}),
         ("windows", "longformer", {"windows": (4, 4)}),
         ("causality", "gpt2", {}),
-        ("rotation", "llama", {}),
-        ("a bias of distances", "gpt2", {"positions": "relative", "buckets": 8}),
+        ("rotation", "llama", {"causal": False}),
+        ("a bias", "gpt2", {"positions": "relative", "buckets": 8, "causal": False}),
     ],
 )
 def test_where_all_slots_are_needed_the_named_ones_are_picked(why, name, changes):

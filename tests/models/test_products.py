@@ -200,3 +200,10 @@ def test_a_processor_with_bfloat16_multiplies_it(monkeypatch):
 )
 def test_what_the_system_says_of_the_processor(text, has):
     assert placement.multiplies_bfloat16(text) is has
+
+
+def test_products_of_bfloat16_states_give_float32_inside_on_a_cpu():
+    x, w = normal(70, 4).astype(jnp.bfloat16), normal(4, 3, seed=1)
+    run = lambda x, w: products.product("ab,bc->ac", x, w, "bfloat16")
+    made = str(jax.make_jaxpr(run)(x, w))
+    assert "preferred_element_type=float32" in made and run(x, w).dtype == jnp.bfloat16
