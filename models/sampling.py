@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from models.placement import alone, settle
+from models.threefry import gumbel
 
 
 class History(NamedTuple):
@@ -242,13 +243,8 @@ def warp(logits, s, keep: int = 1):
 
 
 def noise(keys, step, vocab: int):
-    """Gumbel noise [R,V] for Gumbel-max sampling: a function of the row's key and the step alone.
-
-    On one CPU device row by row: of all rows at once, XLA writes the generator's state to memory and
-    copies it in each of its rounds.
-    """
-    one = lambda key: jax.random.gumbel(jax.random.fold_in(key, step), (vocab,))
-    return jax.lax.map(one, keys) if alone() and len(keys) > 1 else jax.vmap(one)(keys)
+    """Gumbel noise [R,V] for Gumbel-max sampling: a function of the row's key and the step alone."""
+    return jax.vmap(lambda key: gumbel(jax.random.fold_in(key, step), (vocab,)))(keys)
 
 
 def largest(scores):

@@ -15,6 +15,7 @@ import numpy as np
 
 from models.build import build
 from models.options import Options
+from models.threefry import gumbel
 from train.core import loop
 from train.core.fit import Fitted
 from train.core.plan import Plan, plan
@@ -63,7 +64,7 @@ def make_task(config, o: Options, parts, stream) -> Task:
     def loss(params, frozen, extra, batch, rng, totals):
         variables, x = {"params": params}, batch["images"]
         logits = model.apply(variables, x, method="encode")
-        noise = jax.random.gumbel(rng, logits.shape)
+        noise = gumbel(rng, logits.shape)
         soft = jax.nn.softmax((logits + noise) / batch["temperature"][:, None, None, None], -1)
         made = model.apply(variables, soft, method="decode")
         error = jnp.square(made - x).mean((1, 2, 3))

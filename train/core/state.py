@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from models.placement import ROWS, place
+from models.threefry import straight
 from train.core import shard
 from train.core.anomaly import Guard, select
 
@@ -100,7 +101,7 @@ def fresh(
 
     `params` replace the initial ones; `averaged` keeps their exponential average beside them.
     """
-    first, extra = task.init(jax.random.key(seed))
+    first, extra = task.init(straight(jax.random.key(seed)))
     params = first if params is None else params
     ema = jax.tree.map(jnp.copy, params) if averaged else {}
     carry = jax.tree.map(jnp.asarray, task.carry)
