@@ -4,6 +4,8 @@ Unrolled layers are apart (`blocks/7/attn/q/kernel`), scanned ones stacked
 (`blocks/attn/q/kernel [L,...]`); `stack` and `unstack` convert. Both give the same numbers.
 """
 
+import functools
+
 import flax
 import flax.linen as nn
 import jax
@@ -127,6 +129,21 @@ def _block(o: Options):
     return nn.remat(Block, policy=POLICIES[kept], prevent_cse=not o.scan)
 
 
+def _shared(o: Options, kind, again: bool):
+    """A block as a function of (params, state, layer, ctx) that the layers of a kind have in common:
+    its program, its gradient's and their text are worked out once instead of for each of them.
+
+    again: rematerialise as the options say. For what is traced; run by itself it would be compiled.
+    """
+    block, kept = Block(o, kind, parent=None), policy(o)
+
+    def layer(params, *given):
+        return block.apply({"params": params}, *given)
+
+    remat = again and kept != "none"
+    return jax.jit(jax.checkpoint(layer, policy=POLICIES[kept]) if remat else layer)
+
+
 class Stack(nn.Module):
     """The layers apart; those that share parameters call one block. The cache is tuples of arrays.
 
@@ -143,8 +160,14 @@ class Stack(nn.Module):
         memory = {name: [] for name in names}
         x, order = state["x"], o.order()
         kinds = dict(zip(order, o.kinds(), strict=True))
-        block = Block if names else _block(o)
-        bank = {i: block(o, kind, name=str(i)) for i, kind in kinds.items()}
+        traced = isinstance(x, jax.core.Tracer) and not self.is_initializing()
+        if traced and set(self.variables) == {"params"}:
+            common = {kind: _shared(o, kind, not names) for kind in kinds.values()}
+            mine = lambda i, kind: functools.partial(common[kind], self.variables["params"][str(i)])
+        else:
+            block = Block if names else _block(o)
+            mine = lambda i, kind: block(o, kind, name=str(i))
+        bank = {i: mine(i, kind) for i, kind in kinds.items()}
         for depth, i in enumerate(order):
             mine = {"x": x, **{name: state[name][depth] for name in names}}
             layer = {name: layers[name][depth] for name in ("key", "path") if name in layers}

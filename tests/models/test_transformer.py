@@ -1,8 +1,11 @@
-"""The two forms of one tree."""
+"""The two forms of one tree, and what the layers have in common."""
+
+import re
 
 import jax
 import jax.numpy as jnp
 import optax
+import pytest
 
 from models import transformer
 from models.build import build, example
@@ -47,3 +50,36 @@ def test_rematerialisation_saves_memory_in_the_compiled_step():
         step = make_step(task, optax.sgd(0.1), seed=0)
         sizes[remat] = step.lower(state, (), batch).compile().memory_analysis().temp_size_in_bytes
     assert sizes["full"] < sizes["dots_no_batch"] < 0.85 * sizes["none"], sizes
+
+
+def functions(function, *args) -> list:
+    """The names of a lowered program's functions that layers make."""
+    text = jax.jit(function).lower(*args).as_text()
+    return re.findall(r"func\.func private @(\w*layer\w*)\(", text)
+
+
+@pytest.mark.parametrize(("name", "kinds"), [("gpt2", 1), ("gpt3", 2), ("moe", 1)])
+def test_layers_of_a_kind_share_one_program(name, kinds):
+    """One text a kind of block however many layers there are, in the gradient as well."""
+    batch, found = {"tokens": tiny.tokens()}, {}
+    for layers in (2, 6):
+        o, model, variables = tiny.model(name, layers=layers)
+        loss = lambda v, model=model: jnp.square(model.apply(v, batch)["logits"]).mean()
+        found[layers] = functions(loss, variables), functions(jax.grad(loss), variables)
+        compiled = jax.jit(loss)(variables)
+        with jax.disable_jit():
+            assert tiny.close(compiled, loss(variables))
+    assert len(found[6][0]) == len(found[2][0]) == kinds
+    assert len(found[6][1]) == len(found[2][1]) <= 4 * kinds
+
+
+def test_run_by_itself_nothing_is_compiled_anew(caplog):
+    """Outside of a trace layers run one by one: a program shared by them would be made in each call."""
+    o, model, variables = tiny.model("gpt2")
+    batch = {"tokens": tiny.tokens()}
+    model.apply(variables, batch)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        model.apply(variables, batch)
+        assert not [text for text in caplog.messages if "jit(layer)" in text]
+        jax.jit(model.apply)(variables, batch)
+        assert [text for text in caplog.messages if "apply" in text]

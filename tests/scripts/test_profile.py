@@ -56,6 +56,10 @@ def test_programs_are_read():
             "jit(step)/transpose(jvp(Decoder.features))/blocks/3/mlp/up/btd,df->btf/dot_general",
             "Decoder.features/blocks/*/mlp/up backward",
         ),
+        (
+            "jit(step)/jvp(Decoder.features)/blocks/jit(layer)/checkpoint/Block/attn/o/dot_general",
+            "Decoder.features/blocks/*/attn/o forward",
+        ),
         ("jit(step)/jvp(Decoder.features)/norm/reduce_sum", "Decoder.features/norm forward"),
         ("jit(step)/jvp(jit(_where))/select_n", "_where forward"),
         ("jit(step)/add", "add"),
