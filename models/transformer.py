@@ -20,6 +20,8 @@ from models.placement import settle
 
 MEMORY = ("k", "v", "cross_k", "cross_v")  # what a cache holds for each layer
 
+WRITTEN = ("turned", "batch_stats", "intermediates")  # collections that blocks may write
+
 POLICIES = {
     "full": None,
     "dots": jax.checkpoint_policies.dots_saveable,
@@ -130,15 +132,15 @@ def _block(o: Options):
 
 
 def _shared(o: Options, kind, again: bool):
-    """A block as a function of (params, state, layer, ctx) that the layers of a kind have in common:
+    """A block as a function of (variables, state, layer, ctx) that the layers of a kind have in common:
     its program, its gradient's and their text are worked out once instead of for each of them.
 
     again: rematerialise as the options say. For what is traced; run by itself it would be compiled.
     """
     block, kept = Block(o, kind, parent=None), policy(o)
 
-    def layer(params, *given):
-        return block.apply({"params": params}, *given)
+    def layer(variables, *given):
+        return block.apply(variables, *given)
 
     remat = again and kept != "none"
     return jax.jit(jax.checkpoint(layer, policy=POLICIES[kept]) if remat else layer)
@@ -161,9 +163,10 @@ class Stack(nn.Module):
         x, order = state["x"], o.order()
         kinds = dict(zip(order, o.kinds(), strict=True))
         traced = isinstance(x, jax.core.Tracer) and not self.is_initializing()
-        if traced and set(self.variables) == {"params"}:
+        if traced and not any(map(self.is_mutable_collection, WRITTEN)):
             common = {kind: _shared(o, kind, not names) for kind in kinds.values()}
-            mine = lambda i, kind: functools.partial(common[kind], self.variables["params"][str(i)])
+            own = lambda i: {name: tree[str(i)] for name, tree in self.variables.items()}
+            mine = lambda i, kind: functools.partial(common[kind], own(i))
         else:
             block = Block if names else _block(o)
             mine = lambda i, kind: block(o, kind, name=str(i))
