@@ -165,12 +165,14 @@ class Stack(nn.Module):
         traced = isinstance(x, jax.core.Tracer) and not self.is_initializing()
         if traced and not any(map(self.is_mutable_collection, WRITTEN)):
             common = {kind: _shared(o, kind, not names) for kind in kinds.values()}
-            own = lambda i: {name: tree[str(i)] for name, tree in self.variables.items()}
-            mine = lambda i, kind: functools.partial(common[kind], own(i))
+            own = lambda i: {
+                n: tree[str(i)] for n, tree in self.variables.items() if str(i) in tree
+            }
+            made = lambda i, kind: functools.partial(common[kind], own(i))
         else:
             block = Block if names else _block(o)
-            mine = lambda i, kind: block(o, kind, name=str(i))
-        bank = {i: mine(i, kind) for i, kind in kinds.items()}
+            made = lambda i, kind: block(o, kind, name=str(i))
+        bank = {i: made(i, kind) for i, kind in kinds.items()}
         for depth, i in enumerate(order):
             mine = {"x": x, **{name: state[name][depth] for name in names}}
             layer = {name: layers[name][depth] for name in ("key", "path") if name in layers}
