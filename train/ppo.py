@@ -32,6 +32,7 @@ import jax.numpy as jnp
 from models.build import build, example
 from models.likelihood import of_tokens
 from train.core import (
+    bounds,
     checkpoint,
     judges,
     kl,
@@ -117,6 +118,7 @@ def settings(config) -> dict:
     one_of("reward.reads", reward["reads"], judges.READS)
     names = ("group", "epochs", "minibatches", "new", "temperature", "clip", "cap")
     positive("ppo", ppo, names)
+    bounds.refuse(how)
     size = config.batch * ppo["minibatches"]
     if ppo["method"] in rollout.GROUPED and (ppo["group"] < 2 or size % ppo["group"]):
         raise ValueError(
@@ -147,6 +149,7 @@ def _open(config):
     parts = prompts.open_parts(config)
     texts = lambda: sorted({x for p in parts["train"] for x in (p.words, p.target) if x})
     tokenizer = tasks.open_tokenizer(config, checkpoint.find, texts, encoder=False)
+    tasks.refuse_other_tokens(config, tokenizer, checkpoint.find)
     loop.fits(o, tokenizer)
     tokenizer.chat_template = origin.template(config, tokenizer)
     tasks.same_tokens(config.get("reference", {}), tokenizer, checkpoint.find, "config.reference")

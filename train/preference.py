@@ -24,6 +24,7 @@ from train.core import checkpoint, loop, lora, origin, preferences
 from train.core.errors import nearest
 from train.core.fit import Fitted
 from train.core.plan import Plan, plan
+from train.core.sections import within
 from train.core.state import Task
 from train.data import answers, compared, instructions
 from train.data import preferences as data
@@ -76,6 +77,16 @@ def settings(config) -> dict:
             f"config.preference has mean={found['mean']!r} and beta={found['beta']}; expected "
             f"{' or '.join(preferences.MEANS)}, and beta above 0"
         )
+    within("preference", found, {"sft": (0, None), "good": (0, None), "bad": (0, None)})
+    single = found["loss"] == "kto"
+    idle = [name for name in ("mean", "sft") if single and found[name] != DEFAULTS[name]]
+    idle += [name for name in ("good", "bad") if not single and found[name] != DEFAULTS[name]]
+    idle += ["wrong"] * bool(found["wrong"] and found["loss"] not in preferences.SMOOTHED)
+    if idle:
+        raise ValueError(
+            f"config.preference.{idle[0]}={found[idle[0]]!r} has no part in the loss {found['loss']}; "
+            f"expected {DEFAULTS[idle[0]]!r}"
+        )
     return found
 
 
@@ -100,6 +111,7 @@ def _open(config):
     parts, _ = data.open_parts(config)
     texts = lambda: sorted({text for item in parts["train"] for text in item.answers})
     tokenizer = tasks.open_tokenizer(config, checkpoint.find, texts, encoder=False)
+    tasks.refuse_other_tokens(config, tokenizer, checkpoint.find)
     loop.fits(o, tokenizer)
     tokenizer.chat_template = origin.template(config, tokenizer)
     tasks.same_tokens(config.get("reference", {}), tokenizer, checkpoint.find, "config.reference")

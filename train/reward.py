@@ -25,7 +25,7 @@ from train.core import checkpoint, loop, lora, origin, preferences
 from train.core.fit import Fitted
 from train.core.layerwise import layerwise
 from train.core.plan import Plan, plan
-from train.core.sections import section
+from train.core.sections import section, within
 from train.core.state import Task
 from train.data import answers, compared, instructions
 from train.data import preferences as data
@@ -112,6 +112,7 @@ def make_task(config, o: Options, tokenizer, stream, held, base=None) -> Task:
     """The objective as pure functions. base: with LoRA the frozen parameters, or their shapes."""
     model, how = build(o), lora.settings(config)
     own_loss = section(config, "reward", {"margin": 0.0, "centre": 0.0})
+    within("reward", own_loss, {"margin": (0, None), "centre": (0, None)})
     margin, centre = own_loss["margin"], own_loss["centre"]
     whole = lambda params, frozen: params if base is None else lora.merge(frozen, params, how)
 

@@ -53,6 +53,7 @@ def _open(config):
     parts = instructions.open_parts(config)
     texts = lambda: instructions.plain_texts(parts["train"])
     tokenizer = tasks.open_tokenizer(config, checkpoint.find, texts, encoder=False)
+    tasks.refuse_other_tokens(config, tokenizer, checkpoint.find)
     loop.fits(o, tokenizer)
     tokenizer.chat_template = origin.template(config, tokenizer)
     dialogue = instructions.Dialogue(tokenizer, tokenizer.chat_template)

@@ -23,6 +23,7 @@ what seeds 0 to 4 gave.
 import argparse
 import itertools
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -195,7 +196,9 @@ def cell(out, arm, labels, beta, control, seed, sizes) -> dict:
     found |= measure.reward(judge)
     found |= measure.policy(folder, base, judge / "best", requests["judged"], sizes["samples"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n")
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(found, indent=1) + "\n")
+    os.replace(part, path)
     return found
 
 

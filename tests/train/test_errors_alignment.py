@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from tests.train import aligned
+from train import ppo, preference, sft
 from train.__main__ import main
 from train.core import checkpoint, errors
 from train.data import tokenizer as tokenizers
@@ -68,3 +70,20 @@ def test_a_reference_of_other_tokens_is_refused(capsys, tmp_path, monkeypatch, a
     )
     lines = said(capsys, tmp_path, rows, given)
     assert "config.reference names" in lines[0] and "other tokens" in lines[0]
+
+
+@pytest.mark.parametrize("loop", ["sft", "preference", "ppo"])
+def test_a_start_with_other_tokens_is_refused(tmp_path, monkeypatch, loop):
+    """The model that a run starts from reads other tokens: its rows would stand for other words."""
+    tokenizers.train("char", ["abc"]).save(tmp_path / "other" / "tokenizer")
+    monkeypatch.setattr(checkpoint, "find", lambda path: path)
+    rows = {
+        "sft": {"prompt": "p", "completion": "a"}, "preference": PAIR, "ppo": {"prompt": "p"},
+    }[loop]  # fmt: skip
+    rows = [{**rows, "prompt": word} for word in aligned.WORDS]
+    made = aligned.config(loop, tmp_path, rows, **{"init.checkpoint": str(tmp_path / "other")})
+    made.unlock()
+    if loop == "ppo":
+        made.reward.kind, made.steps = "letters", 4
+    with pytest.raises(ValueError, match="has other tokens than .*other"):
+        {"sft": sft, "preference": preference, "ppo": ppo}[loop]._open(made)

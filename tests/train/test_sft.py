@@ -1,11 +1,12 @@
 """Supervised fine-tuning: what padding, packing and micro-batches change (nothing), and that it learns."""
 
+import jax
 import numpy as np
 import pytest
 
 from tests.train import aligned
 from train import sft
-from train.core import checkpoint
+from train.core import checkpoint, origin
 from train.data import answers
 
 ROWS = [
@@ -58,6 +59,10 @@ def test_it_learns_and_saves_its_template(tmp_path):
     assert "generation" in tokenizer.chat_template
 
 
+def _kernel(run):
+    return checkpoint.load_run(run)[2]["params"]["blocks"]["0"]["attn"]["q"]["kernel"]
+
+
 def test_adapters_are_trained_alone(tmp_path, opened):
     first = aligned.config("sft", tmp_path, ROWS)
     sft.run(first, tmp_path / "base")
@@ -69,6 +74,13 @@ def test_adapters_are_trained_alone(tmp_path, opened):
     assert set(fitted.state.params) == {"lora"}
     _, model, variables, _ = checkpoint.load_run(tmp_path / "run")
     assert "blocks" in variables["params"] and model.o.width == 16
+    start = origin.params({"checkpoint": str(tmp_path / "run")}, model.o, 0)  # of the next stage
+    same = jax.tree.map(np.testing.assert_array_equal, start, dict(variables["params"]))
+    assert jax.tree.structure(same) == jax.tree.structure(jax.tree.map(lambda x: None, start))
+    moved = np.abs(start["blocks"]["0"]["attn"]["q"]["kernel"] - _kernel(tmp_path / "base")).max()
+    assert 0 < moved < 0.1
+    made.init.checkpoint, made.lora.rank = str(tmp_path / "run"), 0
+    assert "blocks" in sft.run(made, tmp_path / "next").state.params
 
 
 @pytest.mark.parametrize(

@@ -221,11 +221,9 @@ def load_run(path, averaged: bool = True, scan: bool = False):
         raise ValueError(
             f"checkpoint {folder} holds {arrays} arrays; its config.json says {deep:,} layers"
         )
-    params, extra = load_params(folder, averaged)
-    if "lora" in params:
-        from train.core import lora
+    from train.core import lora
 
-        params = lora.merge(lora.base(config, options), params, lora.settings(config))
+    params, extra = lora.loaded(folder, averaged)
     wanted = forms.flat(shapes(options.replace(scan=False)))
     held = forms.flat(params)
     for name, x in wanted.items():

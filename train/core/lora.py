@@ -18,8 +18,10 @@ import re
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
 
 from models.build import build, example
+from models.options import Options
 from train.core import forms, shard
 from train.core.errors import nearest
 from train.core.optim import _STACKED
@@ -73,7 +75,7 @@ def base(config, o, made=None) -> dict:
     init = config.get("init", {})
     if init.get("checkpoint", ""):
         source = checkpoint.find(init["checkpoint"])
-        given, _ = checkpoint.load_params(source)
+        given, _ = loaded(source)
     elif init.get("reference", ""):
         source = init["reference"]
         given = interop.load(source).variables["params"]
@@ -90,6 +92,20 @@ def base(config, o, made=None) -> dict:
                 f"{source} has no parameter {name} {x.shape}, which config.model needs"
             )
     return forms.nest(own)
+
+
+def loaded(folder, averaged: bool = True) -> tuple[dict, dict]:
+    """`checkpoint.load_params` of a folder, the adapters of a run with LoRA added to what it adapts."""
+    from train.core import checkpoint
+
+    params, extra = checkpoint.load_params(folder, averaged)
+    if "lora" in params:
+        config = ConfigDict(checkpoint.read_config(folder))
+        o = Options.of(config.model.to_dict()).replace(scan=False)
+        under, here = base(config, o), jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        both = (jax.device_get(tree) for tree in (under, params))  # whatever mesh is set
+        params = jax.device_put(merge(*both, settings(config)), here)
+    return params, extra
 
 
 def targets(base, regex: str) -> list:

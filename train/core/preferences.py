@@ -73,6 +73,7 @@ LOSSES = {
     "apo_down": lambda c, r, beta, e: jax.nn.sigmoid(beta * c) + 1 - jax.nn.sigmoid(beta * (c - r)),
     "exo": _exo,
 }
+SMOOTHED = ("cdpo", "robust", "exo")  # whose labels may be wrong by a share
 MEANS = ("none", "tokens")
 
 

@@ -13,6 +13,8 @@ import numpy as np
 from train.core.errors import nearest
 
 ENDINGS = ("none", "replace", "subtract")
+# Groups of three digits may be set off by commas; a minus behind a letter or a digit is none.
+_NUMBER = re.compile(r"(?:(?<![\w)])-)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
 UNSURE = "\na reward that cannot say is for group methods"
 
 
@@ -20,13 +22,14 @@ def missing_eos(scores, ended, rule: str = "replace", amount: float = 1.0):
     """Scores [B] of answers of which `ended` [B] says whether they reached the end of text.
 
     "replace": an answer without its end scores -amount, whatever it says (Ziegler et al. 2019);
-    "subtract": amount is taken off (TRL); "none" leaves it.
+    "subtract": amount is taken off (TRL); "none" leaves it. NaN, a score that there is not, stays.
     """
     if rule not in ENDINGS:
         raise ValueError(f"config.reward.missing_eos is {rule!r}; {nearest(rule, ENDINGS)}")
     if rule == "none":
         return scores
-    return jnp.where(ended, scores, -amount if rule == "replace" else scores - amount)
+    cut = jnp.where(jnp.isnan(scores), scores, -amount) if rule == "replace" else scores - amount
+    return jnp.where(ended, scores, cut)
 
 
 def last(mask):
@@ -83,9 +86,11 @@ def exact(prompt: str, answer: str, target: str) -> float:
 
 
 def last_number(prompt: str, answer: str, target: str) -> float:
-    """1 where the last number in the answer equals the target's."""
-    found = [re.findall(r"-?\d+(?:\.\d+)?", text.replace(",", "")) for text in (answer, target)]
-    return float(all(found) and float(found[0][-1]) == float(found[1][-1]))
+    """1 where the last number in the answer equals the target's: 1,000 is a thousand, the last of
+    "1,2" is 2 and that of "10-3" is 3."""
+    found = [_NUMBER.findall(text) for text in (answer, target)]
+    said = [float(numbers[-1].replace(",", "")) for numbers in found if numbers]
+    return float(len(said) == 2 and said[0] == said[1])
 
 
 def short(prompt: str, answer: str, target: str) -> float:
@@ -106,11 +111,11 @@ def affine(raw, mean: float = 0.0, std: float = 1.0) -> tuple[float, float]:
     """(gain, bias) that take scores of the fixed reference's answers to a mean and deviation.
 
     gain = std / old deviation, bias = mean - gain old mean (Ziegler et al. 2019, section 2.1). Scores
-    that are all equal keep their scale.
+    that are all equal, but for float32's rounding, keep their scale.
     """
     raw = np.asarray(raw, np.float64)
     raw = raw[np.isfinite(raw)]
     if not len(raw):
         raise ValueError("no answer of the reference has a score to normalise by")
-    gain = std / raw.std() if np.ptp(raw) > 0 else 1.0
+    gain = std / raw.std() if np.ptp(raw) > 1e-5 * np.abs(raw).max() else 1.0
     return float(gain), float(mean - gain * raw.mean())

@@ -185,8 +185,8 @@ def judge(made, held, method, size, in_reward, whitened, gamma, lam, beta):
         found, returns = advantages.gae(reward, held["values"] * mask, mask, gamma, lam)
         return advantages.whiten(found, mask) * mask, returns
     total = made["score"] - coefficient * jnp.sum(penalty * mask, -1)
-    if method == "best":
-        rows = jnp.where(jnp.isnan(total), -jnp.inf, total).reshape(-1, size)
+    if method == "best":  # by the score alone: `bestof.bound` holds for that
+        rows = jnp.where(jnp.isnan(made["score"]), -jnp.inf, made["score"]).reshape(-1, size)
         best = jnp.arange(size) == jnp.argmax(rows, -1)[:, None]
         found = (best & jnp.isfinite(rows)).astype(mask.dtype).reshape(-1)
     elif method == "rloo":

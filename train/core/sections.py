@@ -22,6 +22,15 @@ def one_of(name: str, value, known):
         raise ValueError(f"config.{name} is {value!r}; {nearest(str(value), list(known))}")
 
 
+def within(name: str, section: dict, limits: dict):
+    """ValueError unless fields of a section lie where `limits` says: {field: (least, most or None)}."""
+    for field, (least, most) in limits.items():
+        value = section[field]
+        if not (value >= least and (most is None or value <= most)):
+            expected = f"at least {least}" + ("" if most is None else f", at most {most}")
+            raise ValueError(f"config.{name}.{field} is {value}; expected {expected}")
+
+
 def positive(name: str, section: dict, fields):
     """ValueError unless some fields of a section are above 0."""
     for field in fields:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from models.interop.untrusted import read_json
-from train.core import checkpoint, forms, shard
+from train.core import checkpoint, forms, lora, shard
 from train.core.plan import Plan
 from train.core.state import State, Task
 
@@ -40,7 +40,7 @@ def begin(config, task: Task, plan: Plan, checkpoints, say) -> tuple[State, int]
     init = {} if task.based else config.get("init", {})
     if init.get("checkpoint", ""):
         source = checkpoint.find(init["checkpoint"], say)
-        given, extra = checkpoint.load_params(source)
+        given, extra = lora.loaded(source)
     elif init.get("reference", ""):
         from models import interop
 
