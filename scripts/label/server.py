@@ -3,17 +3,21 @@
 No script of the page stands in its HTML, the browser is told to run none (Content-Security-Policy),
 and every text is put in as text. Bodies are at most 64 KiB, a client makes at most 40 calls a second.
 Beyond loopback every call needs the token; a Host header that is not the server's own is refused, so
-that no other page can reach it by a name of its own.
+that no other page can reach it by a name of its own. What the disk does not take is answered with 507,
+and nothing of it is kept.
 """
 
 import hmac
 import json
+import re
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from scripts.label import files
 from scripts.label import store as label_store
 
 STATIC = Path(__file__).parent / "static"
@@ -21,6 +25,9 @@ FILES = {"/": "index.html", "/label.js": "label.js", "/label.css": "label.css"}
 TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
 BODY, CALLS = 64 << 10, 40
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+HOST = re.compile(
+    r"(?:\[([^\]]*)\]|([^:\[\]]*))(?::\d*)?"
+)  # an IPv6 address in brackets, or a name
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -84,8 +91,8 @@ class Handler(BaseHTTPRequestHandler):
         own = self.server
         if not own.rate.passes(self.client_address[0]):
             raise Refused(429, "too many calls; wait a second")
-        host = (self.headers.get("Host") or "").rsplit(":", 1)[0].strip("[]")
-        if own.loopback and host not in LOOPBACK:
+        host = HOST.fullmatch(self.headers.get("Host") or "")
+        if own.loopback and (not host or (host[1] or host[2]) not in LOOPBACK):
             raise Refused(403, "this page is served to this machine alone")
         path = urlsplit(self.path).path
         if own.token and path.startswith("/api/"):
@@ -117,32 +124,74 @@ class Handler(BaseHTTPRequestHandler):
             size = -1
         if not 0 <= size <= BODY:
             raise Refused(413 if size > BODY else 411, f"expected a body of at most {BODY} bytes")
-        given = json.loads(self.rfile.read(size))
+        try:
+            given = json.loads(self.rfile.read(size))
+        except RecursionError:
+            raise ValueError("the body is nested too deeply") from None
         if not isinstance(given, dict):
             raise ValueError("expected an object")
         path = urlsplit(self.path).path
-        if path == "/api/answer":
-            self.server.store.answer(given)
-            return self._json({"kept": True})
-        if path == "/api/undo":
-            return self._json({"undone": self.server.store.undo(given.get("labeller"))})
+        try:
+            if path == "/api/answer":
+                self.server.store.answer(given)
+                return self._json({"kept": True})
+            if path == "/api/undo":
+                return self._json({"undone": self.server.store.undo(given.get("labeller"))})
+        except OSError as error:
+            what = "undo" if path == "/api/undo" else "judgement"
+            raise Refused(507, f"the {what} was not kept: {error.strerror or error}") from None
         raise Refused(404, "there is nothing here")
 
     def _json(self, value):
-        return 200, "application/json", json.dumps(value, ensure_ascii=False).encode()
+        return 200, "application/json", files.encoded(value)
 
     def log_message(self, *_):
         """Nothing: a labeller's terminal is not for requests."""
 
 
-def serve(store, host: str = "127.0.0.1", port: int = 0, token: str = "") -> ThreadingHTTPServer:
-    """A server that is bound and not yet running; ValueError beyond loopback without a token."""
-    loopback = host in LOOPBACK
-    if not loopback and len(token) < 16:
+class Server(ThreadingHTTPServer):
+    """A page's server, which has its store's file to itself until it is closed."""
+
+    daemon_threads = True
+
+    def __init__(self, store, host: str, port: int, token: str):
+        self.store, self.host, self.token, self.rate = store, host, token, Rate()
+        self.loopback, self.address_family = host in LOOPBACK, family(host, port)
+        store.hold()
+        try:
+            super().__init__((host, port), Handler)
+        except BaseException:
+            store.release()
+            raise
+
+    def server_close(self):
+        super().server_close()
+        self.store.release()
+
+    @property
+    def url(self) -> str:
+        """The page's address, an IPv6 host in brackets."""
+        host, port = self.host or self.server_address[0], self.server_address[1]
+        return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def family(host: str, port: int):
+    """The kind of address that a host has, IPv4 where it has both; ValueError where it has none."""
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ValueError(f"--host {host} is no address of this machine: {error.strerror}") from None
+    kinds = {kind for kind, *_ in found}
+    return socket.AF_INET if socket.AF_INET in kinds else socket.AF_INET6
+
+
+def serve(store, host: str = "127.0.0.1", port: int = 0, token: str = "") -> Server:
+    """A server that is bound and not yet running, and holds the store's file.
+
+    ValueError beyond loopback without a token, for an unknown host, or where another server has the file.
+    """
+    if host not in LOOPBACK and len(token) < 16:
         raise ValueError(
             f"--host {host} is not loopback; expected --token of at least 16 characters"
         )
-    server = ThreadingHTTPServer((host, port), Handler)
-    server.daemon_threads = True
-    server.store, server.token, server.loopback, server.rate = store, token, loopback, Rate()
-    return server
+    return Server(store, host, port, token)

@@ -2,16 +2,20 @@
 
 A record is {"id", "prompt", "answers", "labeller", "ranks", "scores", "flags", "time"}; an undo is
 {"undo": id, "labeller"}. Nothing is ever rewritten: what counts is the last word of a labeller on an
-item that was not undone. A line that a crash tore is left out.
+item that was not undone. A line that a crash tore is left out, and told on stderr. `prompt` is text, or a
+chat's list of messages. Ranks are kept as they were given, 1 the best, and say an order alone: exports hold
+them dense, so that [3, 3, 4, 4] is [1, 1, 2, 2].
 """
 
 import hashlib
 import json
-import os
 import random
+import sys
 import threading
 import time
 from pathlib import Path
+
+from scripts.label import files
 
 LEAST, MOST = 4, 9  # answers to a prompt (Ouyang et al. 2022, section 3.5)
 SCORES = (1, 7)
@@ -30,47 +34,70 @@ FLAGS = (  # the paper's yes/no questions, table 3
 )
 
 
-def identity(prompt: str, answers) -> str:
+def identity(prompt: str | list, answers) -> str:
     """An item's name: a hash of what is judged."""
     text = json.dumps([prompt, list(answers)], ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def lines(path) -> list:
-    """The records of a JSONL file; a torn last line is left out, another is a ValueError."""
-    path, rows = Path(path), []
-    if not path.is_file():
-        return rows
-    raw = path.read_bytes().split(b"\n")
-    for number, line in enumerate(raw, 1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            if number < len(raw):
-                raise ValueError(f"{path}, line {number} is not JSON") from None
-    return rows
+def texts(value) -> bool:
+    """Whether something is a list of texts."""
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def item_fields(row) -> dict:
+    """What an item to judge needs: {name: "" or, where the value is none, what was expected}."""
+    prompt, answers = row.get("prompt"), row.get("answers")
+    talk = isinstance(prompt, list) and all(isinstance(message, dict) for message in prompt)
+    return {
+        "id": "" if isinstance(row.get("id"), str) else "text",
+        "prompt": "" if isinstance(prompt, str) or talk else "text or a list of messages",
+        "answers": "" if texts(answers) and answers else "a list of texts",
+    }
+
+
+def _label_fields(row) -> dict:
+    named = {"labeller": "" if isinstance(row.get("labeller"), str) else "text"}
+    if "undo" in row:
+        return {"undo": "" if isinstance(row["undo"], str) else "text", **named}
+    ranks, item = row.get("ranks"), item_fields(row)
+    whole = isinstance(ranks, list) and all(type(rank) is int for rank in ranks)
+    if not whole or (not item["answers"] and len(ranks) != len(row["answers"])):
+        return {**item, **named, "ranks": "a whole number for each answer"}
+    return {**item, **named, "ranks": ""}
 
 
 class Store:
-    """The labels in a file and the items [{"id", "prompt", "answers"}] that they are about."""
+    """The labels in a file and the items [{"id", "prompt", "answers"}] that they are about.
+
+    ValueError names the file and a line of it that is no label.
+    """
 
     def __init__(self, path, items, clock=time.time):
         self.path, self.clock, self.lock = Path(path), clock, threading.Lock()
         self.items = {item["id"]: item for item in items}
+        self.held = None
+        self._read()
+
+    def _read(self):
         self.history = {}
-        self._mend()
-        for row in lines(self.path):
+        rows, torn = files.rows(self.path, _label_fields) if self.path.is_file() else ([], b"")
+        if torn:
+            print(f"{self.path}: its last line is torn, and left out", file=sys.stderr)
+        for _, row in rows:
             self._take(row)
 
-    def _mend(self):
-        """Ends a line that a crash tore, so that the next one stands for itself."""
-        if self.path.is_file():
-            held = self.path.read_bytes()
-            if held and not held.endswith(b"\n"):
-                with open(self.path, "r+b") as file:
-                    file.truncate(held.rfind(b"\n") + 1)
+    def hold(self):
+        """Keeps other servers off the file until `release`; ValueError where one has it."""
+        if self.held is None:
+            self.held = files.hold(self.path)
+            self._read()
+
+    def release(self):
+        """Lets others have the file."""
+        if self.held is not None:
+            files.release(self.held, self.path)
+            self.held = None
 
     def _take(self, row):
         mine = self.history.setdefault(row["labeller"], {})
@@ -79,16 +106,15 @@ class Store:
             mine[row["id"]] = row
 
     def _append(self, row):
+        """Keeps a row on disk, then in memory; an OSError leaves both as they were."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "ab") as file:
-            file.write(json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        files.append(self.path, row)
         self._take(row)
 
     def next(self, labeller: str) -> dict:
         """The next item of a labeller, its answers shuffled: {"id", "prompt", "answers": [{key, text}]}."""
-        done = self.history.get(labeller, {})
+        with self.lock:
+            done = set(self.history.get(labeller, {}))
         progress = {"done": len(done), "total": len(self.items)}
         for name, item in self.items.items():
             if name not in done:
@@ -104,20 +130,22 @@ class Store:
         return order
 
     def answer(self, given: dict):
-        """Checks and keeps a judgement by places; ValueError says what is wrong with it."""
+        """Checks and keeps a judgement by places; ValueError says what is wrong with it.
+
+        OSError where the disk does not take it: then nothing was kept.
+        """
         labeller, name = given.get("labeller"), given.get("id")
         check_name(labeller)
-        if name not in self.items:
+        if not isinstance(name, str) or name not in self.items:
             raise ValueError("no such item")
         count = len(self.items[name]["answers"])
         ranks = _numbers(given.get("ranks"), count, 1, count, "ranks")
         scores = _numbers(given.get("scores", [0] * count), count, 0, SCORES[1], "scores")
         flags = given.get("flags", [[] for _ in range(count)])
-        fine = isinstance(flags, list) and len(flags) == count
-        if not fine or not all(
-            isinstance(row, list) and set(row) <= set(range(len(FLAGS))) for row in flags
-        ):
-            raise ValueError(f"flags: expected {count} lists of numbers below {len(FLAGS)}")
+        if not isinstance(flags, list) or len(flags) != count or not all(map(_marks, flags)):
+            raise ValueError(
+                f"flags: expected {count} lists of whole numbers from 0 to {len(FLAGS) - 1}, each once"
+            )
         order = self.order(labeller, name)
         back = [order.index(at) for at in range(count)]
         item = self.items[name]
@@ -137,7 +165,10 @@ class Store:
             self._append(row)
 
     def undo(self, labeller: str) -> str:
-        """Takes the labeller's last judgement back; returns its item, or "" where there is none."""
+        """Takes the labeller's last judgement back; returns its item, or "" where there is none.
+
+        ValueError for no name; OSError where the disk does not take it: then the judgement stands.
+        """
         check_name(labeller)
         with self.lock:
             mine = list(self.history.get(labeller, {}))
@@ -148,10 +179,12 @@ class Store:
 
     def records(self) -> list:
         """Every judgement that counts."""
-        return [row for mine in self.history.values() for row in mine.values()]
+        with self.lock:
+            return [row for mine in self.history.values() for row in mine.values()]
 
 
 def check_name(labeller):
+    """ValueError where something is no labeller's name."""
     if not isinstance(labeller, str) or not labeller.strip() or len(labeller) > 64:
         raise ValueError("labeller: expected a name of 1 to 64 characters")
 
@@ -161,6 +194,13 @@ def _numbers(given, count, low, high, what) -> list:
     if not fine or any(type(x) is not int or not low <= x <= high for x in given):
         raise ValueError(f"{what}: expected {count} whole numbers from {low} to {high}")
     return given
+
+
+def _marks(given) -> bool:
+    """Whether something is a list of flags' numbers, each once."""
+    if not isinstance(given, list) or any(type(flag) is not int for flag in given):
+        return False
+    return len(set(given)) == len(given) and set(given) <= set(range(len(FLAGS)))
 
 
 def agreement(records) -> dict:
@@ -180,9 +220,17 @@ def agreement(records) -> dict:
 
 
 def rankings(records) -> list:
-    """Rows of `train.data.preferences`: prompt, answers, ranks, labeller."""
+    """Rows of `train.data.preferences`: prompt, answers, ranks (dense, from 1), labeller."""
     names = ("prompt", "answers", "ranks", "labeller")
-    return [{name: row[name] for name in names} for row in records]
+    return [
+        {**{name: row[name] for name in names}, "ranks": dense(row["ranks"])} for row in records
+    ]
+
+
+def dense(ranks) -> list:
+    """The same order and ties with ranks 1, 2, ... and none left out."""
+    order = sorted(set(ranks))
+    return [1 + order.index(rank) for rank in ranks]
 
 
 def pairs(records) -> list:

@@ -101,6 +101,11 @@ def test_the_export_is_what_a_reward_model_reads(tmp_path):
         ({"ranks": [1, 2, 3, True]}, "whole numbers"),
         ({"scores": [8, 1, 1, 1]}, "scores"),
         ({"flags": [[99], [], [], []]}, "flags"),
+        ({"flags": [[2.0], [], [], []]}, "flags"),
+        ({"flags": [[True], [], [], []]}, "flags"),
+        ({"flags": [[1, 1], [], [], []]}, "flags"),
+        ({"flags": [[[]], [], [], []]}, "flags"),
+        ({"id": []}, "no such item"),
     ],
 )
 def test_bad_judgements_are_refused(tmp_path, given, words):

@@ -75,6 +75,25 @@ def test_a_hostile_answer_is_text(session):
     assert refused and "Content Security Policy" in page.errors()[0]
 
 
+def test_a_chat_is_shown_as_turns(tmp_path):
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": HOSTILE}]
+    answers = ["a", "b", "c", "d"]
+    item = {"id": label_store.identity(chat, answers), "prompt": chat, "answers": answers}
+    server = label_server.serve(label_store.Store(tmp_path / "l.jsonl", [item]))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with browser.Page(server.url, "ann") as page:
+            boxes = page.browser.find_elements("css selector", "#prompt .turn")
+            assert [box.text for box in boxes] == ["system\nBe brief.", f"user\n{HOSTILE}"]
+            assert not page.browser.find_elements("css selector", "#prompt img")
+            page.rank([1, 2, 3, 4])
+            assert page.finished() and page.shown() == ("", []) and not page.errors()
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert server.store.records()[0]["prompt"] == chat
+
+
 def test_keys_in_the_name_are_letters_alone(session):
     page, store, _ = session
     page.find("#name").click()
@@ -90,7 +109,9 @@ def test_a_program_labels_through_the_page(tmp_path):
     ]
     rows.append({"prompt": "p0", "answers": ["a0", "x", "y", "z"], "ranks": [1, 2, 3, 4]})
     made = instruct_page.labelled(tmp_path / "l.labels", rows)
-    assert [{name: row[name] for name in rows[0]} for row in made] == rows
+    assert [row["ranks"] for row in made] == [[3, 1, 2, 2], [1, 2, 3, 4], [1, 2, 3, 4]]  # dense
+    for name in ("prompt", "answers"):
+        assert [row[name] for row in made] == [row[name] for row in rows]
     assert made[0]["labeller"] == "program"
     assert instruct_page.labelled(tmp_path / "l.labels", rows) == made, "a session goes on"
     with pytest.raises(ValueError, match="cannot tell apart"):

@@ -92,8 +92,25 @@ function mark() {
   if (here) here.scrollIntoView({ block: "nearest" });
 }
 
+function written(content) {
+  return typeof content === "string" ? content : JSON.stringify(content);
+}
+
+function turn({ role, content, ...rest }) {
+  const box = element("div", undefined, "turn");
+  box.append(element("div", String(role), "role"));
+  if (content !== undefined && content !== null) box.append(element("div", written(content), "text"));
+  if (Object.keys(rest).length) box.append(element("div", JSON.stringify(rest), "text"));
+  return box;
+}
+
+function asked() {
+  if (!item) return [];
+  return Array.isArray(item.prompt) ? item.prompt.map(turn) : [item.prompt];
+}
+
 function show() {
-  by("prompt").textContent = item ? item.prompt : "";
+  by("prompt").replaceChildren(...asked());
   by("answers").replaceChildren(...(item ? item.answers.map(card) : []));
   by("send").disabled = !item || item.ranks.includes(0);
 }
