@@ -9,7 +9,7 @@ import pytest
 from models.options import Options
 from tests.train import aligned, toy
 from train import ppo, reward
-from train.core import checkpoint, log, rewards, rollout, rounds
+from train.core import checkpoint, log, origin, rewards, rollout, rounds
 from train.data import prompts, tables
 
 PROMPTS = [{"prompt": f"{word} {n}", "target": word} for n in range(4) for word in aligned.WORDS]
@@ -269,13 +269,17 @@ def test_a_reward_is_learned_and_a_run_goes_on_bit_for_bit(tmp_path):
     assert "embed" in variables["params"] and model.o.head == "lm"
 
 
-def test_the_value_net_starts_as_the_reward_model(tmp_path):
+def judged_by(folder) -> dict:
+    """What a policy's config says of a reward model that is trained here, two steps long."""
     rows = [{"prompt": p["prompt"], "chosen": p["target"], "rejected": "zz"} for p in PROMPTS]
-    made = aligned.config("reward", tmp_path, rows, "score", length=24, **{"optim.lr": 3e-2})
-    reward.run(made, tmp_path / "reward")
-    own = {"reward.kind": "model", "reward.checkpoint": str(tmp_path / "reward"), "length": 24,
-           "reward.missing_eos": "replace"}  # fmt: skip
-    task, setting, first, frozen = opened(tmp_path, **own)
+    made = aligned.config("reward", folder, rows, "score", length=24, **{"optim.lr": 3e-2})
+    reward.run(made, folder / "reward")
+    return {"reward.kind": "model", "reward.checkpoint": str(folder / "reward"), "length": 24,
+            "reward.missing_eos": "replace"}  # fmt: skip
+
+
+def test_the_value_net_starts_as_the_reward_model(tmp_path):
+    task, setting, first, frozen = opened(tmp_path, **judged_by(tmp_path))
     jax.tree.map(np.testing.assert_array_equal, first["value"], frozen["reward"])
     made, raw, _ = wrote(setting, first, frozen)
     tokens, mask = made["tokens"][:1], made["mask"][:1]
@@ -398,15 +402,21 @@ def test_scores_are_brought_to_mean_0_and_deviation_1():
 
 
 @pytest.mark.slow
-def test_policy_value_and_reward_are_laid_out_over_one_mesh(tmp_path):
-    changes = {"length": 24, "steps": 4, "optim.lr": 1e-3}
+def test_policy_value_and_reward_are_laid_out_over_one_mesh(tmp_path, monkeypatch):
+    """All four nets are cut, and a round's scores, values and updates are those of rows alone."""
+    changes = {"length": 24, "steps": 4, "optim.lr": 1e-3, **judged_by(tmp_path)}
+    frozen, real = [], origin.placed
+    monkeypatch.setattr(origin, "placed", lambda *a: frozen.append(real(*a)) or frozen[-1])
     whole = ppo.run(config(tmp_path, **changes), tmp_path / "data")
     cut = config(tmp_path, **changes)
     cut.mesh.update(data=2, fsdp=2, tensor=2)
     other = ppo.run(cut, tmp_path / "cut")
-    first = [log.read(tmp_path / name)[0]["round/entropy"] for name in ("data", "cut")]
-    assert first[0] == pytest.approx(first[1], rel=1e-4)
-    table = other.state.params["policy"]["embed"]["tokens"]["embedding"]
-    assert len({str(shard.index) for shard in table.addressable_shards}) > 1
+    rows = [log.read(tmp_path / name)[0] for name in ("data", "cut")]
+    for name in ("entropy", "reward", "score"):
+        assert rows[0][f"round/{name}"] == pytest.approx(rows[1][f"round/{name}"], rel=1e-4)
+    params = other.state.params
+    for net in (params["policy"], params["value"], frozen[-1]["reference"], frozen[-1]["reward"]):
+        table = net["embed"]["tokens"]["embedding"]
+        assert len({str(shard.index) for shard in table.addressable_shards}) > 1
     a, b = (jax.device_get(run.state.params) for run in (whole, other))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-4), a, b)
