@@ -15,6 +15,7 @@ answer is read once, and a ranking weighs the same when it was written down as i
 """
 
 import dataclasses
+import graphlib
 import itertools
 import json
 
@@ -32,29 +33,46 @@ class Comparison:
     """K answers to a prompt: better [K,K] is 1 where answer i is preferred to j.
 
     agreement: the share of labellers (or of pairs of raters) who say so, or nan where one was asked.
+    shared: (in how many cases two labellers order a pair alike, of how many).
     """
 
     prompt: str | list
     answers: list
     better: np.ndarray
     agreement: float = float("nan")
+    shared: tuple = (0, 0)
 
 
 def open_parts(config) -> tuple[dict, float]:
-    """({"train", "valid"}: comparisons, the labellers' own agreement or nan)."""
+    """({"train", "valid"}: comparisons, what an accuracy is held against or nan where nobody knows).
+
+    That is `ceiling` of the held-out part, and `majority` of VADER's, whose raters gave numbers. What
+    labellers left undecided counts there, though nothing is trained on it or asked about it.
+    """
     source = get(config, "data.train", "")
     if source in embedded_sets.VADER:
         parts = _rated_parts(config, source)
-        return parts, ceiling(parts.get("valid", parts["train"]))
+        return parts, majority(parts.get("valid", parts["train"]))
     parts = instructions.open_parts(config, _some, keys)
-    return parts, ceiling(parts.get("valid", parts["train"]))
+    most = ceiling(parts.get("valid", parts["train"]))
+    parts = {part: _decided(found) for part, found in parts.items()}
+    for part, found in parts.items():
+        if not found:
+            raise ValueError(
+                f"config.data: the {part} part holds no comparison: every rank is tied, or outvoted"
+            )
+    return parts, most
 
 
 def _some(table: Table, config) -> list:
-    found = read(table, config)
-    if not found:
+    found = _every(table, config)
+    if not _decided(found):
         raise ValueError(f"{table.source} holds no comparison: every rank is tied, or outvoted")
     return found
+
+
+def _decided(found) -> list:
+    return [item for item in found if item.better.any()]
 
 
 def keys(found) -> list:
@@ -63,18 +81,39 @@ def keys(found) -> list:
 
 
 def ceiling(found) -> float:
-    """How often a labeller agrees with most labellers: what an accuracy can reach at best."""
+    """Agreement between labellers: how often one orders two answers as another does, or nan.
+
+    Each pair of answers counts once for each two labellers who both ordered it strictly: a tie of
+    either is left out, and nobody is compared with a majority that holds the own vote. It is what
+    `scripts.label` calls agreement, and what Ouyang et al. 2022 report as about 73 %. Labellers who
+    guess give 0.5; nan where no pair was ordered by two.
+    """
+    agree, asked = (sum(item.shared[n] for item in found) for n in (0, 1))
+    return agree / asked if asked else float("nan")
+
+
+def majority(found) -> float:
+    """The mean share of votes that say what the majority says, the voter's own among it, or nan.
+
+    Of votes it is at least 0.5 by its making, and 1 where two ask and the undecided are left out: it
+    is for many raters' numbers, not for the labels of a few.
+    """
     known = [item.agreement for item in found if not np.isnan(item.agreement)]
     return float(np.mean(known)) if known else float("nan")
 
 
 def read(table: Table, config) -> list:
     """The comparisons of a table: one for each set of answers that was ranked, or linked by pairs, in
-    the order of their first rows.
+    the order of their first rows; those that are tied or outvoted whole are left out.
 
     ValueError names a row with an empty prompt or answer, with equal answers, or with a comparison
-    that the same labeller made before, whether it repeats or contradicts that.
+    that the same labeller made before, whether it repeats or contradicts that, be it by way of others.
     """
+    return _decided(_every(table, config))
+
+
+def _every(table: Table, config) -> list:
+    """What `read` gives, with the comparisons in which no answer is preferred."""
     name = lambda field: get(config, f"data.{field}", field)
     prompts = table.column(name("prompt"), (str, list))
     who = table.column("labeller") if "labeller" in table.columns else [""] * len(table)
@@ -97,13 +136,13 @@ def read(table: Table, config) -> list:
         vote = dict(zip(answers, ranks, strict=True))
         made.setdefault(_text(prompt), (prompt, []))[1].append(vote)
         order[id(vote)] = number
+    _straight(seen)
     found = {}
     for prompt, votes in made.values():
         for answers, held in _sets(votes) if whole else _linked(votes):
             first = min(order[id(vote)] for vote in held)
             found[first] = _counted(prompt, sorted(answers), held)
-    found = [found[first] for first in sorted(found)]
-    return [item for item in found if item.better.any()]
+    return [found[first] for first in sorted(found)]
 
 
 def _text(prompt) -> str:
@@ -151,6 +190,27 @@ def _once(seen, where, prompt, answers, ranks, labeller):
             seen[key] = sign, where
 
 
+def _straight(seen):
+    """ValueError where what a labeller said of a prompt's answers goes round in a circle."""
+    graphs = {}
+    for (labeller, prompt, first, other), (sign, _) in seen.items():
+        if sign:
+            better, worse = (first, other) if sign > 0 else (other, first)
+            graphs.setdefault((labeller, prompt), {}).setdefault(worse, []).append(better)
+    for (labeller, prompt), graph in graphs.items():
+        try:
+            graphlib.TopologicalSorter(graph).prepare()
+        except graphlib.CycleError as error:
+            steps = list(itertools.pairwise(error.args[1]))
+            rows = dict.fromkeys(seen[labeller, prompt, *sorted(step)][1] for step in steps)
+            said = ", ".join(f"{better[:40]!r} over {worse[:40]!r}" for better, worse in steps)
+            by = f" by {labeller!r}" if labeller else ""
+            raise ValueError(
+                f"{'; '.join(rows)}: contradict each other{by} about the prompt {prompt[:60]!r}: {said}\n"
+                "expected answers in one order; give a labeller if several people made them"
+            ) from None
+
+
 def _sets(votes) -> list:
     """[(answers, votes)] of a prompt's votes {answer: rank}: those about the same answers together."""
     made = {}
@@ -184,7 +244,9 @@ def _counted(prompt, answers, votes) -> Comparison:
     several, share = better & (asked > 1), float("nan")
     if several.any():
         share = float(wins[several].sum() / asked[several].sum())
-    return Comparison(prompt, answers, better.astype(np.float32), share)
+    alike = int((wins * (wins - 1)).sum()) // 2  # two labellers each
+    shared = alike, alike + int(np.triu(wins * wins.T).sum())
+    return Comparison(prompt, answers, better.astype(np.float32), share, shared)
 
 
 def _rated_parts(config, source) -> dict:

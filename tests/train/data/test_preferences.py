@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from scripts.label import store
 from train.data import compared, preferences, tables
 
 PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
@@ -37,8 +38,62 @@ def test_labellers_may_differ_and_their_agreement_is_the_ceiling(tmp_path):
     rows.append({"prompt": "p", "chosen": "b", "rejected": "a", "labeller": "w"})
     (found,) = read(tmp_path, rows)
     assert found.better[0, 1] == 1 and found.agreement == 0.75
-    assert preferences.ceiling([found]) == 0.75
+    assert found.shared == (3, 6) and preferences.ceiling([found]) == 0.5
     assert np.isnan(preferences.ceiling(read(tmp_path, [PAIR])))
+
+
+def guessed(prompts: int, people: str) -> list:
+    """Rankings, with ties, by people who guess."""
+    rng = np.random.default_rng(0)
+    return [
+        {"prompt": f"p{n}", "answers": list("abcd"), "ranks": ranks.tolist(), "labeller": who}
+        for n in range(prompts)
+        for who, ranks in zip(people, rng.integers(1, 5, (len(people), 4)), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("people", ["xy", "xyz"])
+def test_labellers_who_guess_have_a_ceiling_of_a_half(tmp_path, people):
+    """A vote is never compared with a majority that holds it, and a pair that is tied one to one counts."""
+    path = tmp_path / "rows.jsonl"
+    rows = guessed(300, people)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    parts, ceiling = preferences.open_parts(ConfigDict({"data": {"train": str(path)}}))
+    assert ceiling == pytest.approx(0.5, abs=0.04)
+    named = [{**row, "id": row["prompt"]} for row in rows]
+    assert ceiling == pytest.approx(store.agreement(named)["share"]), "as the labels' page has it"
+    assert all(item.better.any() for item in parts["train"])
+
+
+def test_one_to_one_is_half_of_the_ceiling_and_no_comparison(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    back = {"prompt": "q", "chosen": "b", "rejected": "a"}
+    said = [{**PAIR, "labeller": "x"}, {**PAIR, "labeller": "y"},
+            {**back, "labeller": "x"}, {**back, "chosen": "a", "rejected": "b", "labeller": "y"}]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in said))
+    parts, ceiling = preferences.open_parts(ConfigDict({"data": {"train": str(path)}}))
+    assert ceiling == 0.5 and [item.prompt for item in parts["train"]] == ["p"]
+
+
+def test_ties_of_either_are_left_out_of_the_ceiling(tmp_path):
+    row = {"prompt": "p", "answers": ["a", "b", "c"]}
+    (found,) = read(tmp_path, [{**row, "ranks": [1, 2, 3], "labeller": "x"},
+                               {**row, "ranks": [1, 1, 2], "labeller": "y"}])  # fmt: skip
+    assert found.shared == (2, 2)
+
+
+@pytest.mark.parametrize("who", ["", "x"])
+def test_a_circle_by_one_labeller_is_refused(tmp_path, who):
+    more = {"labeller": who} if who else {}
+    rows = [{"prompt": "p", "chosen": x, "rejected": y, **more} for x, y in ("ab", "bc", "ca")]
+    with pytest.raises(ValueError, match="contradict each other.*the prompt 'p'") as error:
+        read(tmp_path, rows)
+    assert all(f"line {n}" in str(error.value) for n in (1, 2, 3))
+    assert all(f"{x!r} over {y!r}" in str(error.value) for x, y in ("ab", "bc", "ca"))
+    assert ("by 'x'" in str(error.value)) == bool(who)
+    for number, row in enumerate(rows):
+        row["labeller"] = f"{number}"
+    assert read(tmp_path, rows), "several people may go round in a circle"
 
 
 @pytest.mark.parametrize(
@@ -65,7 +120,7 @@ def test_raters_decide_and_texts_stand_on_one_side():
     parts, ceiling = preferences.open_parts(config)
     sides = [{text for item in parts[part] for text in item.answers} for part in ("train", "valid")]
     assert not sides[0] & sides[1] and len(parts["valid"]) > 300
-    assert 0.5 < ceiling < 1
+    assert 0.5 < ceiling < 1 and ceiling == preferences.majority(parts["valid"])
     assert all(item.agreement > 0.5 for item in parts["train"])
     again, _ = preferences.open_parts(config)
     assert [item.answers for item in again["train"]] == [item.answers for item in parts["train"]]
