@@ -1,7 +1,8 @@
 """Where the reward of an answer goes, what becomes of answers that do not end, and plain rewards.
 
 A reward function is `f(prompt, answer, target) -> float or None`; None is "cannot say", which the
-group methods leave out (`train.core.advantages.group`) and PPO refuses.
+group methods leave out (`train.core.advantages.group`) and PPO refuses. The plain ones here compare
+with a target, and raise a ValueError where there is none, since "" would reward saying nothing.
 """
 
 import re
@@ -80,28 +81,37 @@ def plain(found) -> np.ndarray:
     return made
 
 
+def _wanted(target: str) -> str:
+    """The target; ValueError where it is empty, by what it knows of that (`train.data.prompts`)."""
+    if not target.strip():
+        raise ValueError(
+            getattr(target, "why", "the target is empty; expected what the reward compares with")
+        )
+    return target
+
+
 def exact(prompt: str, answer: str, target: str) -> float:
     """1 where the answer is the target but for blanks around it."""
-    return float(answer.strip() == target.strip())
+    return float(answer.strip() == _wanted(target).strip())
 
 
 def last_number(prompt: str, answer: str, target: str) -> float:
     """1 where the last number in the answer equals the target's: 1,000 is a thousand, the last of
     "1,2" is 2 and that of "10-3" is 3."""
-    found = [_NUMBER.findall(text) for text in (answer, target)]
+    found = [_NUMBER.findall(text) for text in (answer, _wanted(target))]
     said = [float(numbers[-1].replace(",", "")) for numbers in found if numbers]
     return float(len(said) == 2 and said[0] == said[1])
 
 
 def short(prompt: str, answer: str, target: str) -> float:
     """Minus the answer's characters beyond the target's, as a share of them: at most 0."""
-    return -max(0, len(answer) - len(target)) / max(len(target), 1)
+    return -max(0, len(answer) - len(_wanted(target))) / len(target)
 
 
 def letters(prompt: str, answer: str, target: str) -> float:
     """F1 of the answer's characters and the target's, counted, in any order: 1 for an anagram."""
-    shared = (Counter(answer) & Counter(target)).total()
-    return 2 * shared / max(len(answer) + len(target), 1)
+    shared = (Counter(answer) & Counter(_wanted(target))).total()
+    return 2 * shared / (len(answer) + len(target))
 
 
 PLAIN = {"exact": exact, "last_number": last_number, "short": short, "letters": letters}

@@ -1,7 +1,9 @@
 """Prompts for a policy to answer: a table with a prompt in each row, and perhaps what is asked for.
 
 `config.data.train` (and `valid`, or `valid_share`) is a table (`train.data.tables`) with the columns
-`prompt` and, for rewards that compare with it, `target`; other names are `data.prompt`, `data.target`.
+`prompt` and, for rewards that compare with it, `target`; other names are `data.prompt`, `data.target`
+("" where there are no targets). A reward that asks for a target that is not there says where it is
+missing (`train.core.rewards`); another reward runs without.
 """
 
 import dataclasses
@@ -15,9 +17,18 @@ from train.data.opening import get
 from train.data.tables import Table
 
 
+class Missing(str):
+    """A target that there is not, which is "" but knows `why`."""
+
+    def __new__(cls, why: str):
+        made = super().__new__(cls, "")
+        made.why = why
+        return made
+
+
 @dataclasses.dataclass
 class Prompt:
-    """`text` is what the row holds: text, or a list of messages; `target` "" where there is none."""
+    """`text` is what the row holds: text, or a list of messages; `target` `Missing` where there is none."""
 
     text: str | list
     target: str = ""
@@ -28,11 +39,11 @@ class Prompt:
 
 
 def read(table: Table, config) -> list:
-    """The prompts of a table; ValueError names an empty one, or one that stands there twice."""
+    """The prompts of a table; ValueError names an empty one, one that stands there twice, or a column
+    of targets that was named (other than `target`) and is not there."""
     name = get(config, "data.prompt", "prompt")
     column = table.column(name, (str, list))
-    wanted = get(config, "data.target", "target")
-    targets = table.column(wanted) if wanted in table.columns else [""] * len(table)
+    targets = _targets(table, get(config, "data.target", "target"))
     found, seen = [], {}
     for number, (text, target) in enumerate(zip(column, targets, strict=True)):
         prompt = Prompt(text, target)
@@ -46,6 +57,22 @@ def read(table: Table, config) -> list:
         seen[prompt.words] = table.where(number)
         found.append(prompt)
     return found
+
+
+def _targets(table: Table, name: str) -> list:
+    """The targets of a table's rows, `Missing` where there is none."""
+    if name in table.columns or name not in ("", "target"):
+        blank = f"column {name!r} is empty; expected the answer that the reward compares with"
+        return [
+            text if text.strip() else Missing(f"{table.where(number)}: {blank}")
+            for number, text in enumerate(table.column(name))
+        ]
+    columns = ", ".join(map(str, table.columns))
+    why = (
+        f"{table.source} has no column {name or 'target'!r}, with which the reward compares\n"
+        f"columns: {columns}; name one as config.data.target"
+    )
+    return [Missing(why)] * len(table)
 
 
 def open_parts(config) -> dict:
