@@ -93,6 +93,19 @@ def test_no_answer_spells_a_special_token():
     assert counts == [2, 1, 0]
 
 
+def test_no_answer_spells_a_special_token_of_a_decoder_with_a_template():
+    _, own = reader("gpt2")
+    own.chat_template = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    o = judges.Options.of(
+        families.row("gpt2", **{**aligned.SIZE, "vocab": 600}, head="classify", labels=1)
+    )
+    end = own.raw.id_to_token(own.eos)
+    batch, _ = judges.Reader(o, own, 60)(ASKED[:1], [f"good {end} bad"])
+    row = batch["tokens"][0][batch["mask"][0] > 0].tolist()
+    said = own.encode(f"good {end} bad", special=False).tolist()
+    assert row.count(own.eos) == 2 and row[-len(said) - 1 :] == [*said, own.eos]
+
+
 def test_a_policy_is_scored_by_the_texts_that_it_wrote(judged, tmp_path):
     made, o, value, tokenizer, setting, _ = ppo._open(judged(tmp_path))
     assert setting.scorer.reader.length == 16 and value.kind == "decoder" and value.vocab == o.vocab

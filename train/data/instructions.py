@@ -8,16 +8,20 @@
 
 The names of the columns may be others (`data.prompt`, `data.completion`, `data.messages`). An
 answer's tokens are trained, its end of turn among them; `data.loss` "all" trains prompts as well.
-A template writes its own bos, so that none is added to what it rendered.
+A template writes its own bos, so that none is added to what it rendered. What a message spells is
+text, also where a template writes the same as a control token (`train.data.spelled`).
 """
 
 import numpy as np
 
 from train.data import answers, chat, labelled
 from train.data.opening import get
+from train.data.spelled import Spelled
 from train.data.tables import Table, read
 
 LOSSES = ("completion", "all")
+ROLES = ("system", "user", "assistant", "tool")
+PROBE = "\U0008fffe"  # a noncharacter, in the place of what an assistant said
 
 
 class Dialogue:
@@ -28,6 +32,7 @@ class Dialogue:
 
     def __init__(self, tokenizer, template: str = ""):
         self.tokenizer, self.template = tokenizer, template
+        self.spelled = Spelled(tokenizer)
         self.bos, self.eos = chat.edges(tokenizer)
         if tokenizer.eos < 0:
             raise ValueError("the tokenizer has no end-of-text token, which ends an answer")
@@ -35,7 +40,9 @@ class Dialogue:
     def prompt(self, prompt) -> np.ndarray:
         """The ids that an answer follows: int32 [n]; prompt is text or a list of messages."""
         if self.template:
-            return self.tokenizer.encode(self._render(self._messages(prompt), True))
+            messages = self._messages(prompt)
+            own = self._apart(messages, True)
+            return self._encode(self._render(own, True), own is not messages)
         if not isinstance(prompt, str):
             raise ValueError("a prompt of messages needs a chat template; give data.template")
         begin = [self.tokenizer.bos] if self.tokenizer.bos >= 0 else []
@@ -57,12 +64,40 @@ class Dialogue:
         """(tokens, trained) of a chat: every assistant's turn, or the `last` alone."""
         if not self.template:
             raise ValueError("a chat needs a template; give data.template")
-        text, _ = chat.render_spans(self.template, messages, self.bos, self.eos)
-        spans = self._spans(messages, text)
-        return self._split(text, spans[-1:] if last else spans)
+        messages = self._messages(messages)
+        own = self._apart(messages, False)
+        text, _ = chat.render_spans(self.template, own, self.bos, self.eos)
+        spans = self._spans(own, text)
+        return self._split(text, spans[-1:] if last else spans, own is not messages)
 
     def _messages(self, prompt) -> list:
-        return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        """Checked messages; ValueError names a role that the template has not, or a missing content."""
+        if isinstance(prompt, str):
+            return [{"role": "user", "content": prompt}]
+        for number, message in enumerate(chat.check(prompt)):
+            role = message["role"]
+            if role not in ROLES and f"'{role}'" not in self.template.replace('"', "'"):
+                raise ValueError(
+                    f"message {number} of the chat has the role {role!r}, which the template does not "
+                    f"name; expected {', '.join(ROLES)}"
+                )
+            _said(number, message)
+        return list(prompt)
+
+    def _apart(self, messages, prompt: bool) -> list:
+        """The messages, or a copy of them with marks where one spells a special token."""
+        if not any(self.spelled.within(message) for message in messages):
+            return messages
+        own = self.spelled.apart(messages)
+        if self.spelled.joined(self._render(own, prompt)) != self._render(messages, prompt):
+            raise ValueError(
+                "a message spells a special token that the chat template looks for in it; expected "
+                "messages without special tokens"
+            )
+        return own
+
+    def _encode(self, text, marked: bool) -> np.ndarray:
+        return self.spelled.encode(text) if marked else self.tokenizer.encode(text)
 
     def _render(self, messages, prompt: bool) -> str:
         return chat.render(self.template, messages, self.bos, self.eos, prompt)
@@ -79,8 +114,8 @@ class Dialogue:
             raise ValueError("a chat has no assistant's message to train on")
         spans = []
         for number, turn in enumerate(turns):
-            before = self._render(messages[:turn], True) if turn else ""
             until = self._render(messages[: turn + 1], False)
+            before = self._render(messages[:turn], True) if turn else self._header(messages, until)
             if not text.startswith(before) or not text.startswith(until):
                 raise ValueError(
                     "the chat template renders a prompt that does not begin the whole chat, so that "
@@ -98,8 +133,27 @@ class Dialogue:
             spans.append((start, end))
         return spans
 
-    def _split(self, text, spans) -> tuple:
-        """Tokens of a text, trained where they begin inside a span.
+    def _header(self, messages, until) -> str:
+        """What a template writes before the words of an assistant who speaks first.
+
+        That ends as a prompt does where the template begins an answer alike after a question.
+        """
+        probed = self._render([{**messages[0], "content": PROBE}], False)
+        before = probed.partition(PROBE)[0]
+        if PROBE not in probed or not until.startswith(before):
+            raise ValueError(
+                "the chat template does not show where the words of an assistant who speaks first begin"
+            )
+        asked = [{"role": "user", "content": "a"}]
+        try:
+            opened = self._render(asked, True).removeprefix(self._render(asked, False))
+        except ValueError:
+            return before
+        at = before.find(opened)
+        return before[: at + len(opened)] if opened and at >= 0 else before
+
+    def _split(self, text, spans, marked: bool) -> tuple:
+        """Tokens of a text, trained where they begin inside a span; `marked` for one with marks.
 
         Our own kinds of tokenizer read the parts one by one, as generation does; of a foreign one
         the whole is read, since it may add a blank in front of each.
@@ -110,11 +164,17 @@ class Dialogue:
                 parts += [(text[at:start], False), (text[start:end], True)]
                 at = end
             parts.append((text[at:], False))
-            return _join([(self.tokenizer.encode(part), on) for part, on in parts if part])
-        found = self.tokenizer.raw.encode(text, add_special_tokens=False)
+            return _join([(self._encode(part, marked), on) for part, on in parts if part])
+        raw = self.spelled.raw if marked else self.tokenizer.raw
+        if marked:
+            place = lambda at: len(self.spelled.renamed(text[:at]))
+            spans = [(place(start), place(end)) for start, end in spans]
+            text = self.spelled.renamed(text)
+        found = raw.encode(text, add_special_tokens=False)
+        ids = self.spelled.ids[found.ids] if marked else found.ids
         inside = lambda at: any(start <= at < end for start, end in spans)
         trained = [inside(max(begin, stop - 1)) for begin, stop in found.offsets]
-        return np.asarray(found.ids, np.int32), np.asarray(trained, bool)
+        return np.asarray(ids, np.int32), np.asarray(trained, bool)
 
 
 def _join(parts) -> tuple:
@@ -123,22 +183,55 @@ def _join(parts) -> tuple:
     return np.concatenate(ids), np.concatenate(trained)
 
 
+class Row(tuple):
+    """("chat", messages) or ("pair", prompt, completion), and `where` it stands."""
+
+    where = "a row"
+
+    @classmethod
+    def of(cls, where: str, *parts):
+        made = cls(parts)
+        made.where = where
+        return made
+
+
 def texts(table: Table, config) -> list:
-    """("chat", messages) or ("pair", prompt, completion) of each row; ValueError names a bad row."""
+    """A `Row` of each of a table's; ValueError names a bad one."""
     name = lambda field: get(config, f"data.{field}", field)
     if name("messages") in table.columns:
         column = table.column(name("messages"), (list,))
         for number, messages in enumerate(column):
             try:
-                chat.check(messages)
+                _check(messages)
             except ValueError as error:
                 raise ValueError(f"{table.where(number)}: {error}") from None
-        return [("chat", messages) for messages in column]
+        return [Row.of(table.where(n), "chat", messages) for n, messages in enumerate(column)]
     both = [table.column(name(field), (str, list)) for field in ("prompt", "completion")]
     for number, completion in enumerate(both[1]):
         if not isinstance(completion, str) or not completion.strip():
             raise ValueError(f"{table.where(number)}: the completion is empty; expected text")
-    return [("pair", *row) for row in zip(*both, strict=True)]
+    rows = zip(*both, strict=True)
+    return [Row.of(table.where(n), "pair", *row) for n, row in enumerate(rows)]
+
+
+def _check(messages):
+    """ValueError for a chat to train on in which an assistant says nothing, or never speaks."""
+    turns = 0
+    for number, message in enumerate(chat.check(messages)):
+        _said(number, message)
+        if message["role"] == "assistant":
+            turns += 1
+            if not _content(message).strip():
+                raise ValueError(
+                    f"message {number} of the chat is an empty answer by the assistant; expected text"
+                )
+    if not turns:
+        raise ValueError("a chat has no assistant's message to train on")
+
+
+def _said(number: int, message):
+    if message.get("content") is None:
+        raise ValueError(f"message {number} of the chat has no content; expected text")
 
 
 def blank(prompt) -> bool:
@@ -178,16 +271,24 @@ def open_parts(config, read_rows=texts, key=keys) -> dict:
 
 
 def encode(found, dialogue: Dialogue, config) -> tuple[list, int, int]:
-    """(rows that fit `config.length`, how many were cut, how many were left out)."""
+    """(rows that fit `config.length`, how many were cut, how many were left out).
+
+    ValueError names the row that the template refuses or cannot show.
+    """
     how = get(config, "data.loss", "completion")
     if how not in LOSSES:
         raise ValueError(f"config.data.loss is {how!r}; expected {' or '.join(LOSSES)}")
-    rows = [
-        dialogue.chat(row[1]) if row[0] == "chat" else dialogue.answered(*row[1:]) for row in found
-    ]
+    rows = [_encoded(row, dialogue) for row in found]
     if how == "all":
         rows = [(tokens, np.ones(len(tokens), bool)) for tokens, _ in rows]
     return answers.cut(rows, int(config.length), bool(get(config, "data.truncate", False)))
+
+
+def _encoded(row, dialogue: Dialogue) -> tuple:
+    try:
+        return dialogue.chat(row[1]) if row[0] == "chat" else dialogue.answered(*row[1:])
+    except ValueError as error:
+        raise ValueError(f"{row.where}: {error}") from None
 
 
 def plain_texts(found) -> list:

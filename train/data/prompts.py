@@ -32,6 +32,7 @@ class Prompt:
 
     text: str | list
     target: str = ""
+    where: str = dataclasses.field(default="a prompt", compare=False)
 
     @property
     def words(self) -> str:
@@ -46,7 +47,7 @@ def read(table: Table, config) -> list:
     targets = _targets(table, get(config, "data.target", "target"))
     found, seen = [], {}
     for number, (text, target) in enumerate(zip(column, targets, strict=True)):
-        prompt = Prompt(text, target)
+        prompt = Prompt(text, target, table.where(number))
         if instructions.blank(text):
             raise ValueError(f"{table.where(number)}: the prompt is empty; expected text")
         if prompt.words in seen:
@@ -88,8 +89,14 @@ def open_parts(config) -> dict:
 
 
 def encode(found, dialogue, room: int) -> list:
-    """The ids of each prompt; ValueError where one is longer than `room`."""
-    rows = [dialogue.prompt(prompt.text) for prompt in found]
+    """The ids of each prompt; ValueError where one is longer than `room`, or names one that the
+    dialogue refuses."""
+    rows = []
+    for prompt in found:
+        try:
+            rows.append(dialogue.prompt(prompt.text))
+        except ValueError as error:
+            raise ValueError(f"{prompt.where}: {error}") from None
     long = max((len(row) for row in rows), default=0)
     if long > room:
         raise ValueError(

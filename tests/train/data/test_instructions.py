@@ -150,6 +150,86 @@ def test_a_split_keeps_a_prompt_on_one_side(tmp_path):
     assert not sides[0] & sides[1] and sides[1]
 
 
+FIRST = [{"role": "assistant", "content": "hello"}, *CHAT[:2]]
+
+
+@pytest.mark.parametrize("name", ["chatml", "turns", "llama3"])
+@pytest.mark.parametrize("tagged", [True, False])
+def test_an_assistant_who_speaks_first_trains_no_header(tokenizer, name, tagged):
+    template = shipped(name)
+    if not tagged:
+        for word in ("generation", "endgeneration"):
+            template = template.replace(f"{{%- {word} %}}", "").replace(f"{{% {word} %}}", "")
+    row = instructions.Dialogue(tokenizer, template).chat(FIRST)
+    said = text_of(tokenizer, row)
+    assert said.startswith("hello<|") and said.count("hello") == 2 and "assistant" not in said
+
+
+def test_words_that_look_like_the_header_are_trained_whole(tokenizer):
+    said = [{"role": "assistant", "content": "assistant"}]
+    row = instructions.Dialogue(tokenizer, shipped("chatml")).chat(said)
+    assert text_of(tokenizer, row) == "assistant<|im_end|>"
+
+
+def asks(content, role="user"):
+    return [{"role": role, "content": content}, {"role": "assistant", "content": "b"}]
+
+
+@pytest.mark.parametrize("name", ["chatml", "turns", "llama3", "print"])
+@pytest.mark.parametrize(
+    ("messages", "words"),
+    [
+        (asks(None), "message 0 of the chat has no content"),
+        ([{"role": "user"}, asks("a")[1]], "message 0 of the chat has no content"),
+        (asks("a", "usr"), "message 0 of the chat has the role 'usr'"),
+        ([asks("a")[0], {"role": "assistant", "content": " "}], "message 1 .* empty answer"),
+        (asks("a")[:1], "no assistant's message to train on"),
+    ],
+)
+def test_a_chat_that_cannot_be_trained_on_is_named_by_its_row(
+    tokenizer, tmp_path, name, messages, words
+):
+    plain = "{% for m in messages %}{{ m.role }}:{{ m.content }}<|im_end|>{% endfor %}"
+    dialogue = instructions.Dialogue(tokenizer, plain if name == "print" else shipped(name))
+    config = ConfigDict({"length": 99, "data": {}})
+    source = write(tmp_path, [{"messages": CHAT}, {"messages": messages}])
+    with pytest.raises(ValueError, match=f"line 2: .*{words}"):
+        rows = instructions.texts(tables.read(source), config)
+        instructions.encode(rows[1:], dialogue, config)
+
+
+def test_a_role_that_the_template_names_is_known(tokenizer):
+    template = "{% for m in messages %}{% if m.role == 'critic' %}!{% endif %}{{ m.content }}<|im_end|>{% endfor %}"
+    assert len(instructions.Dialogue(tokenizer, template).prompt(asks("a", "critic")))
+
+
+@pytest.mark.parametrize("name", ["chatml", "turns", "llama3"])
+@pytest.mark.parametrize("kind", ["char", "file"])
+def test_special_tokens_in_messages_are_text_with_a_template(tokenizer, name, kind):
+    """What the template writes around them stays what it is, and so does what is trained."""
+    own = tokenizers.Tokenizer.wrap(tokenizer.raw, kind, bos=tokenizer.bos, eos=tokenizer.eos)
+    dialogue = instructions.Dialogue(own, shipped(name))
+    bad = "hi <|im_end|><|im_start|> there"
+    tokens, trained = dialogue.chat([*asks(bad)[:1], {"role": "assistant", "content": bad}])
+    clean, rest = dialogue.chat([*asks("X")[:1], {"role": "assistant", "content": "X"}])
+    plain, (x,) = own.encode(bad, special=False), own.encode("X")
+    want = [part for token in clean.tolist() for part in (plain if token == x else [token])]
+    assert tokens.tolist() == want
+    sizes = [len(plain) if token == x else 1 for token in clean.tolist()]
+    assert trained.tolist() == np.repeat(rest, sizes).tolist()
+    begin = dialogue.prompt(bad)
+    np.testing.assert_array_equal(begin, tokens[: len(begin)])
+    assert own.decode(tokens[trained]).startswith(bad)
+
+
+def test_a_template_that_looks_for_a_special_token_in_messages_is_refused(tokenizer):
+    looks = "{% for m in messages %}{{ m.content.split('<|im_end|>')[0] }}<|im_end|>{% endfor %}"
+    dialogue = instructions.Dialogue(tokenizer, looks)
+    assert len(dialogue.prompt("a"))
+    with pytest.raises(ValueError, match="a special token that the chat template looks for"):
+        dialogue.prompt("a<|im_end|>b")
+
+
 def test_an_unknown_template_is_named(tokenizer):
     with pytest.raises(ValueError, match="chatml"):
         origin.template(ConfigDict({"data": {"template": "chatm"}}), tokenizer)
