@@ -5,7 +5,8 @@ import json
 import pytest
 
 from train.core import rewards
-from train.data import prompts, tables
+from train.data import instructions, prompts, tables
+from train.data import tokenizer as tokenizers
 
 
 def read(folder, rows, **data):
@@ -39,3 +40,11 @@ def test_a_column_that_was_named_must_be_there(tmp_path):
 def test_an_empty_target_without_a_place_is_refused_as_well():
     with pytest.raises(ValueError, match="the target is empty"):
         rewards.exact("a", "", "")
+
+
+def test_a_prompt_that_the_template_refuses_is_named_by_its_row(tmp_path):
+    own = tokenizers.train("char", ["ab"], specials=("<s>",), eos="<s>")
+    dialogue = instructions.Dialogue(own, "{% for m in messages %}{{ m.content }}{% endfor %}")
+    rows = [{"prompt": "a"}, {"prompt": [{"role": "usr", "content": "a"}]}]
+    with pytest.raises(ValueError, match="line 2: message 0 of the chat has the role 'usr'"):
+        prompts.encode(read(tmp_path, rows), dialogue, 9)
