@@ -1,7 +1,8 @@
 """What a reward model gets right: accuracy beside its ceiling, by margin, calibration.
 
 A pair counts as right where the preferred answer's score is strictly higher. The ceiling is how often
-the labellers agree with their own majority: no model can be asked for more.
+two labellers agree (of VADER's many raters, how often one agrees with their majority): about what a
+model of one labeller's choices can be asked for; one of a majority's may lie above.
 """
 
 import jax

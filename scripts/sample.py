@@ -26,7 +26,7 @@ from models.settings import Settings
 from scripts import convert
 from train.core import checkpoint, pages
 from train.core.errors import Parser, cleanly
-from train.data import chat
+from train.data import chat, instructions
 from train.data.tokenizer import Tokenizer
 
 MULTIPLE = 32  # prompts are padded to a multiple of this, to compile less often
@@ -64,9 +64,12 @@ class Source:
         return ids
 
     def encode_chat(self, messages: list) -> list:
-        """The ids of a rendered chat, which holds its own BOS already."""
-        text = chat.render(self.tokenizer.chat_template, messages, *chat.edges(self.tokenizer))
-        return self.tokenizer.encode(text).tolist()
+        """The ids of a rendered chat, which holds its own BOS already; what a message spells is text."""
+        return (
+            instructions.Dialogue(self.tokenizer, self.tokenizer.chat_template)
+            .prompt(messages)
+            .tolist()
+        )
 
     def decode(self, ids) -> str:
         return self.tokenizer.decode(ids, skip_special=True)

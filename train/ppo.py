@@ -77,7 +77,7 @@ def run(config, workdir, plain=None) -> Fitted:
     """Trains, evaluates on held-out prompts, saves. plain: a reward function instead of the config's."""
     if jax.process_count() > 1:
         raise ValueError("this loop writes answers in one process; expected one, over any devices")
-    opened = _open(config)
+    opened = _open(config, plain)
     config, o, value, tokenizer, setting, held = opened
     own = setting.scorer.reader is None
     if plain is not None:
@@ -118,6 +118,8 @@ def settings(config) -> dict:
     one_of("reward.reads", reward["reads"], judges.READS)
     names = ("group", "epochs", "minibatches", "new", "temperature", "clip", "cap")
     positive("ppo", ppo, names)
+    if ppo["method"] == "best" and "beta" not in config.get("kl", {}):
+        how["kl"]["beta"] = 0.0  # the best by the reward alone
     bounds.refuse(how)
     size = config.batch * ppo["minibatches"]
     if ppo["method"] in rollout.GROUPED and (ppo["group"] < 2 or size % ppo["group"]):
@@ -139,7 +141,7 @@ def settings(config) -> dict:
     return how
 
 
-def _open(config):
+def _open(config, plain=None):
     """(config, policy's options, value net's or None, tokenizer, setting, held-out prompts)."""
     config = config.copy_and_resolve_references().unlock()
     o = origin.quiet(origin.options(config))
@@ -147,6 +149,8 @@ def _open(config):
     origin.check_policy(o)
     how = settings(config)
     parts = prompts.open_parts(config)
+    if plain is None and how["reward"]["kind"] in rewards.PLAIN:
+        prompts.refuse_missing(parts)
     texts = lambda: sorted({x for p in parts["train"] for x in (p.words, p.target) if x})
     tokenizer = tasks.open_tokenizer(config, checkpoint.find, texts, encoder=False)
     tasks.refuse_other_tokens(config, tokenizer, checkpoint.find)

@@ -26,7 +26,7 @@ from train.core.fit import Fitted
 from train.core.plan import Plan, plan
 from train.core.sections import within
 from train.core.state import Task
-from train.data import answers, compared, instructions
+from train.data import answers, compared, instructions, judgements
 from train.data import preferences as data
 from train.data import task as tasks
 
@@ -108,7 +108,8 @@ def _open(config):
     config.model = o.plain()
     origin.check_policy(o)
     how = settings(config)
-    parts, _ = data.open_parts(config)
+    single = how["loss"] == "kto"
+    parts = judgements.open_parts(config) if single else data.open_parts(config)[0]
     texts = lambda: sorted({text for item in parts["train"] for text in item.answers})
     tokenizer = tasks.open_tokenizer(config, checkpoint.find, texts, encoder=False)
     tasks.refuse_other_tokens(config, tokenizer, checkpoint.find)
@@ -121,16 +122,19 @@ def _open(config):
         rows = compared.written(found, dialogue)
         truncate = bool(config.data.get("truncate", False))
         rows, found, out = compared.fitting(rows, found, config.length, truncate)
-        both = compared.pairs(rows, found)
-        if not both:
-            raise ValueError(f"config.data: no pair is left in the {part} part")
-        if jax.process_index() == 0:
-            print(f"{part} {len(both):,} pairs, {out} comparisons left out", flush=True)
-        if how["loss"] == "kto":
-            made = _judged(rows, found, dialogue, config.length, fill)
+        if single:
+            both, make = _judged(rows, found, dialogue, config.length, fill)
+            words = f"{sum(good for *_, good in both):,} of {len(both):,} answers good"
+            key = _key(rows, found)
         else:
-            made = compared.sided(both, config.length, fill), len(both)
-        makes[part], about[part] = made, answers.digest([list(pair) for pair in both])
+            both = compared.pairs(rows, found)
+            make, words = compared.sided(both, config.length, fill), f"{len(both):,} pairs"
+            key = [list(pair) for pair in both]
+        if not both:
+            raise ValueError(f"config.data: nothing to compare is left in the {part} part")
+        if jax.process_index() == 0:
+            print(f"{part} {words}, {out} rows left out", flush=True)
+        makes[part], about[part] = (make, len(both)), answers.digest(key)
     stream = answers.Stream(*makes["train"], config, *loop.slices(config), about)
     held = None
     if "valid" in makes and makes["valid"][1] >= 2:
@@ -139,20 +143,30 @@ def _open(config):
 
 
 def _judged(rows, found, dialogue, length, fill):
-    """Answers that are chosen in most of their pairs as good ones, rejected in most as bad ones.
-
-    An answer in the middle of a ranking is neither and is left out.
-    """
-    prompts = [dialogue.prompt(item.prompt) for item in found]
-    if len(prompts) < 2:
+    """([(row, number of its prompt, whether it is good)], make(numbers) -> a batch)."""
+    if len(found) < 2:
         raise ValueError(
             "KTO compares an answer with another prompt's; expected at least 2 prompts"
         )
-    single = []
-    for number, (row, item) in enumerate(zip(rows, found, strict=True)):
-        ahead = (item.better.sum(1) - item.better.sum(0)).tolist()
-        single += [(row[i], number, net > 0) for i, net in enumerate(ahead) if net]
-    return compared.judged(single, prompts, length, fill), len(single)
+    names = [repr(item.prompt) for item in found]
+    if len(set(names)) == 1:  # no other prompt: other answers to the same one
+        names = list(range(len(found)))
+    number = {name: at for at, name in enumerate(dict.fromkeys(names))}
+    prompts = [dialogue.prompt(found[names.index(name)].prompt) for name in number]
+    single = [
+        (answer, number[name], good)
+        for row, item, name in zip(rows, found, names, strict=True)
+        for answer, good in judgements.judged(row, item)
+    ]
+    return single, compared.judged(single, prompts, length, fill)
+
+
+def _key(rows, found) -> list:
+    """What a run's fingerprint is made of: pairs, or answers with what was said of them."""
+    single = [isinstance(item, judgements.Judgement) for item in found]
+    if not any(single):
+        return [list(pair) for pair in compared.pairs(rows, found)]
+    return [[*row[0], item.good] for row, item in zip(rows, found, strict=True)]
 
 
 def make_task(config, o: Options, tokenizer, stream, held, frozen) -> Task:

@@ -7,6 +7,7 @@ missing (`train.core.rewards`); another reward runs without.
 """
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -74,6 +75,13 @@ def _targets(table: Table, name: str) -> list:
         f"columns: {columns}; name one as config.data.target"
     )
     return [Missing(why)] * len(table)
+
+
+def refuse_missing(parts):
+    """ValueError where a reward that compares with a target has none for some prompt."""
+    for prompt in itertools.chain(*parts.values()):
+        if isinstance(prompt.target, Missing):
+            raise ValueError(prompt.target.why)
 
 
 def open_parts(config) -> dict:

@@ -48,3 +48,16 @@ def test_a_prompt_that_the_template_refuses_is_named_by_its_row(tmp_path):
     rows = [{"prompt": "a"}, {"prompt": [{"role": "usr", "content": "a"}]}]
     with pytest.raises(ValueError, match="line 2: message 0 of the chat has the role 'usr'"):
         prompts.encode(read(tmp_path, rows), dialogue, 9)
+
+
+def test_a_reward_that_compares_needs_targets_before_anything_is_trained(tmp_path):
+    from tests.train import aligned
+    from train import ppo
+
+    rows = [{"prompt": word} for word in aligned.WORDS]
+    made = aligned.config(
+        "ppo", tmp_path, rows, **{"reward.kind": "exact", "steps": 4, "ppo.new": 8}
+    )
+    with pytest.raises(ValueError, match="has no column 'target', with which the reward compares"):
+        ppo.check(made)
+    ppo._open(made, lambda prompt, answer, target: 0.0)  # a function of one's own needs none
