@@ -4,11 +4,12 @@
     python -m train --config=configs/preference.py:dpo --workdir=runs/dpo \
         --config.data.train=PAIRS.jsonl --config.init.checkpoint=RUN
     python -m train --config=configs/preference.py:kto --workdir=runs/kto \
-        --config.data.train=PAIRS.jsonl --config.init.checkpoint=RUN
+        --config.data.train=JUDGED.jsonl --config.init.checkpoint=RUN
 
 `:tiny`: the pairs of film reviews of configs/reward.py with an empty request, from nothing: whether
 the loss falls from ln 2 and the margin grows. `:dpo`, `:ipo`, `:cdpo`, `:kto`: the papers' settings on
-a file of comparisons, from a fine-tuned run. Hardware: two CPU cores; `:tiny` about a minute.
+a file of comparisons, from a fine-tuned run; `:kto` takes answers judged one by one as well (`prompt`,
+`completion`, `label`). Hardware: two CPU cores; `:tiny` about a minute.
 Expected: `valid/accuracy` above 0.55 for `:tiny`. No published number at this size.
 """
 

