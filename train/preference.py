@@ -6,8 +6,9 @@ Loss: `config.preference.loss` (`train.core.preferences`) of the log-ratios of p
 reference, sums over an answer's tokens with its end and without its prompt; `preference.mean` "tokens"
 divides by their number (TRL's IPO). `preference.sft` adds that much of the chosen answers' mean negative
 log-likelihood, for where the chosen's probability falls too far: that it falls is usual, and `chosen`
-in the metrics shows it. KTO reads answers judged one by one (`train.data.judgements`), or comparisons. Policy and reference start as `config.init`; `config.reference` may name
-another reference, of the same tokens. Dropout is off. With LoRA the reference is the frozen model.
+in the metrics shows it. KTO reads answers judged one by one (`train.data.judgements`), or comparisons.
+Policy and reference start as `config.init`; `config.reference` may name another reference, of the same
+tokens. Dropout is off. With LoRA the reference is the frozen model.
 """
 
 from pathlib import Path
