@@ -188,10 +188,17 @@ def family(host: str, port: int):
 def serve(store, host: str = "127.0.0.1", port: int = 0, token: str = "") -> Server:
     """A server that is bound and not yet running, and holds the store's file.
 
-    ValueError beyond loopback without a token, for an unknown host, or where another server has the file.
+    ValueError beyond loopback without a token, for an unknown host, a port that is taken, or where
+    another server has the file.
     """
     if host not in LOOPBACK and len(token) < 16:
         raise ValueError(
             f"--host {host} is not loopback; expected --token of at least 16 characters"
         )
-    return Server(store, host, port, token)
+    try:
+        return Server(store, host, port, token)
+    except OSError as error:
+        store.release()
+        raise ValueError(
+            f"--port {port} of {host} cannot be had: {error.strerror}; expected a free one, or 0 for any"
+        ) from None

@@ -67,3 +67,14 @@ def test_hosts_are_read_with_and_without_a_port(page, tmp_path):  # noqa: F811
         assert ask(page, "/api/next?labeller=a", Host=host)[0] == 403
     with pytest.raises(ValueError, match="no address of this machine"):
         label_server.serve(label_store.Store(tmp_path / "m", []), "no such host", 0, "a" * 20)
+
+
+def test_a_port_that_is_taken_is_said(tmp_path):
+    first = label_server.serve(label_store.Store(tmp_path / "one", []))
+    other, port = label_store.Store(tmp_path / "two", []), first.server_address[1]
+    try:
+        with pytest.raises(ValueError, match=f"--port {port} of 127.0.0.1 cannot be had: Address"):
+            label_server.serve(other, port=port)
+        assert other.held is None
+    finally:
+        first.server_close()
