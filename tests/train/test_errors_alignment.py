@@ -62,7 +62,7 @@ def test_a_reference_of_other_tokens_is_refused(capsys, tmp_path, monkeypatch, a
     """As many of them: nothing else would notice."""
     tokenizers.train("char", ["abc"]).save(tmp_path / "other" / "tokenizer")
     monkeypatch.setattr(checkpoint, "find", lambda path: path)
-    rows = [PAIR, {**PAIR, "prompt": "q"}]
+    rows = [{**PAIR, "target": "a"}, {**PAIR, "prompt": "q", "target": "b"}]
     given = (
         *arguments,
         f"--config.reference.checkpoint={tmp_path / 'other'}",
@@ -78,7 +78,7 @@ def test_a_start_with_other_tokens_is_refused(tmp_path, monkeypatch, loop):
     tokenizers.train("char", ["abc"]).save(tmp_path / "other" / "tokenizer")
     monkeypatch.setattr(checkpoint, "find", lambda path: path)
     rows = {
-        "sft": {"prompt": "p", "completion": "a"}, "preference": PAIR, "ppo": {"prompt": "p"},
+        "sft": {"prompt": "p", "completion": "a"}, "preference": PAIR, "ppo": {"target": "a"},
     }[loop]  # fmt: skip
     rows = [{**rows, "prompt": word} for word in aligned.WORDS]
     made = aligned.config(loop, tmp_path, rows, **{"init.checkpoint": str(tmp_path / "other")})
