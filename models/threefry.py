@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.random import define_prng_impl
 
+from models.dropout import place
+
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
 
@@ -48,10 +50,7 @@ def _bits(key, width: int, shape):
     """As `jax.random.bits`: an entry's counter is its row-major index."""
     if width != 32 or math.prod(shape) >= 2**32 or not jax.config.jax_threefry_partitionable:
         return jax.random.bits(_own(key), shape, jnp.dtype(f"uint{width}"))
-    index, stride = jnp.zeros(shape, jnp.uint32), 1
-    for axis in reversed(range(len(shape))):
-        step = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-        index, stride = index + step * jnp.uint32(stride), stride * shape[axis]
+    index = place(shape, range(len(shape)))
     high, low = hashed(key, (jnp.zeros_like(index), index))
     return high ^ low
 

@@ -131,19 +131,17 @@ def _block(o: Options):
     return nn.remat(Block, policy=POLICIES[kept], prevent_cse=not o.scan)
 
 
-def _shared(o: Options, kind, again: bool):
+def _shared(block: nn.Module):
     """A block as a function of (variables, state, layer, ctx) that the layers of a kind have in common:
     its program, its gradient's and their text are worked out once instead of for each of them.
 
-    again: rematerialise as the options say. For what is traced; run by itself it would be compiled.
+    For what is traced; run by itself it would be compiled.
     """
-    block, kept = Block(o, kind, parent=None), policy(o)
 
     def layer(variables, *given):
         return block.apply(variables, *given)
 
-    remat = again and kept != "none"
-    return jax.jit(jax.checkpoint(layer, policy=POLICIES[kept]) if remat else layer)
+    return jax.jit(layer)
 
 
 class Stack(nn.Module):
@@ -162,15 +160,15 @@ class Stack(nn.Module):
         memory = {name: [] for name in names}
         x, order = state["x"], o.order()
         kinds = dict(zip(order, o.kinds(), strict=True))
+        block = Block if names else _block(o)
         traced = isinstance(x, jax.core.Tracer) and not self.is_initializing()
         if traced and not any(map(self.is_mutable_collection, WRITTEN)):
-            common = {kind: _shared(o, kind, not names) for kind in kinds.values()}
+            common = {kind: _shared(block(o, kind, parent=None)) for kind in set(kinds.values())}
             own = lambda i: {
                 n: tree[str(i)] for n, tree in self.variables.items() if str(i) in tree
             }
             made = lambda i, kind: functools.partial(common[kind], own(i))
         else:
-            block = Block if names else _block(o)
             made = lambda i, kind: block(o, kind, name=str(i))
         bank = {i: made(i, kind) for i, kind in kinds.items()}
         for depth, i in enumerate(order):

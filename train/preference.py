@@ -126,16 +126,14 @@ def _open(config):
         if single:
             both, make = _judged(rows, found, dialogue, config.length, fill)
             words = f"{sum(good for *_, good in both):,} of {len(both):,} answers good"
-            key = _key(rows, found)
         else:
             both = compared.pairs(rows, found)
             make, words = compared.sided(both, config.length, fill), f"{len(both):,} pairs"
-            key = [list(pair) for pair in both]
         if not both:
             raise ValueError(f"config.data: nothing to compare is left in the {part} part")
         if jax.process_index() == 0:
             print(f"{part} {words}, {out} rows left out", flush=True)
-        makes[part], about[part] = (make, len(both)), answers.digest(key)
+        makes[part], about[part] = (make, len(both)), answers.digest(_key(rows, found))
     stream = answers.Stream(*makes["train"], config, *loop.slices(config), about)
     held = None
     if "valid" in makes and makes["valid"][1] >= 2:

@@ -160,9 +160,12 @@ class Server(ThreadingHTTPServer):
         store.hold()
         try:
             super().__init__((host, port), Handler)
-        except BaseException:
+        except OSError as error:
             store.release()
-            raise
+            raise ValueError(
+                f"--port {port} of {host} cannot be had: {error.strerror}; expected a free one, or 0 "
+                "for any"
+            ) from None
 
     def server_close(self):
         super().server_close()
@@ -195,10 +198,4 @@ def serve(store, host: str = "127.0.0.1", port: int = 0, token: str = "") -> Ser
         raise ValueError(
             f"--host {host} is not loopback; expected --token of at least 16 characters"
         )
-    try:
-        return Server(store, host, port, token)
-    except OSError as error:
-        store.release()
-        raise ValueError(
-            f"--port {port} of {host} cannot be had: {error.strerror}; expected a free one, or 0 for any"
-        ) from None
+    return Server(store, host, port, token)

@@ -147,7 +147,8 @@ def place(path: str) -> str:
     text = re.sub(r"checkpoint/|rematted_computation/", "", text)
     while (plain := re.sub(r"(?:transpose|jvp|jit|vmap)\(([^()]*)\)", r"\1", text)) != text:
         text = plain
-    text = text.replace("/layer/Block/", "/*/")  # `models.transformer`'s, which layers share
+    # `models.transformer`'s, which layers share
+    text = re.sub(r"/layer/(?:Checkpoint)?Block/", "/*/", text)
     parts = [part for part in text.split("/") if part and "->" not in part]
     parts = ["*" if part.isdigit() else part for part in parts]
     kept = "/".join(parts[:-1]) or parts[-1] if parts else "(no name)"

@@ -57,7 +57,7 @@ def test_programs_are_read():
             "Decoder.features/blocks/*/mlp/up backward",
         ),
         (
-            "jit(step)/jvp(Decoder.features)/blocks/jit(layer)/checkpoint/Block/attn/o/dot_general",
+            "jit(step)/jvp(Decoder.features)/blocks/jit(layer)/CheckpointBlock/checkpoint/attn/o/dot_general",
             "Decoder.features/blocks/*/attn/o forward",
         ),
         ("jit(step)/jvp(Decoder.features)/norm/reduce_sum", "Decoder.features/norm forward"),

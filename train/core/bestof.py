@@ -25,11 +25,8 @@ def expected(proxy, gold, n: int) -> float:
         raise ValueError(f"the best of {n} needs at least as many samples; there are {count}")
     if np.isnan(proxy).any():
         raise ValueError("a sample has no score to be chosen by")
-    order, (_, level, size) = (
-        np.argsort(proxy),
-        np.unique(proxy, return_inverse=True, return_counts=True),
-    )
-    ranked = (np.bincount(level, gold) / size)[level][order]  # of equals any may be the best
+    _, level, size = np.unique(proxy, return_inverse=True, return_counts=True)
+    ranked = (np.bincount(level, gold) / size)[np.sort(level)]  # of equals any may be the best
     share, total = 1.0, 0.0  # of the best sample: C(N - 1, n - 1) / C(N, n) = n / N
     for rank in range(count, n - 1, -1):
         share = n / count if rank == count else share * (rank + 1 - n) / rank
