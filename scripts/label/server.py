@@ -160,8 +160,7 @@ class Server(ThreadingHTTPServer):
         store.hold()
         try:
             super().__init__((host, port), Handler)
-        except OSError as error:
-            store.release()
+        except OSError as error:  # the server is closed then, by which the store is released
             raise ValueError(
                 f"--port {port} of {host} cannot be had: {error.strerror}; expected a free one, or 0 "
                 "for any"
