@@ -90,6 +90,8 @@ def runs(tmp_path_factory):
 def test_fine_tuning_makes_what_it_was_told_likelier(runs):
     """Each completion by more than 5 nats; an answer that it was not told moves less than any of them."""
     metrics, found, apart, folder = runs
+    losses = [row["loss"] for row in metrics["lora"] if "loss" in row]
+    assert (losses[0], losses[-1]) == pytest.approx((4.98, 3.06), rel=0.05)  # README's
     gain = (found["lora"] - found["run"])[:, 0]
     assert (gain > 5).all() and abs(apart["lora"] - apart["run"]) < gain.min(), gain
     assert (folder / "lora" / "adapter" / "adapter_model.safetensors").is_file()
@@ -100,6 +102,9 @@ def test_fine_tuning_makes_what_it_was_told_likelier(runs):
 def test_preferences_move_the_margin(runs):
     """At first policy and reference agree: ln 2. Then each chosen answer gains on its rejected one."""
     metrics, found, _, _ = runs
-    assert metrics["dpo"][0]["loss"] == pytest.approx(np.log(2), abs=1e-4)
+    first, *_, last = (row for row in metrics["dpo"] if "loss" in row)
+    assert first["loss"] == pytest.approx(np.log(2), abs=1e-4)
+    readme = {"loss": 0.354, "chosen": -9.8, "rejected": -22.4}
+    assert {name: last[name] for name in readme} == pytest.approx(readme, rel=0.05)
     gain = found["dpo"] - found["lora"]
     assert (gain[:, 1] - gain[:, 2] > 2).all(), gain
