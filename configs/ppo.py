@@ -15,9 +15,11 @@ to above 0.3. `:sort`: GRPO (or another
 method) from the run of configs/sft.py:tiny, 1 for letters in the right order; `valid/reward` is pass@1.
 `:instructgpt`: the paper's PPO at our sizes: beta 0.02, clip 0.2, GAE without discount,
 the pre-training mix at 27.8, an averaged policy (decay 0.992), 256,000 episodes in rounds of 512, each
-gone through once in minibatches of 64. `:grpo`, `:dr_grpo`, `:rloo`, `:best`:
-the group methods with a reward that can be verified (Shao et al. 2024; Liu et al. 2025; Ahmadian et
-al. 2024). No published number at these sizes.
+gone through once in minibatches of 64. Its scores start with mean 0 and deviation 1; the paper's zero is
+the mean score of people's answers, which a column beside the prompts may hold:
+`--config.reward.normalise=False --config.reward.demonstrations=COLUMN`. `:grpo`, `:dr_grpo`, `:rloo`,
+`:best`: the group methods with a reward that can be verified (Shao et al. 2024; Liu et al. 2025;
+Ahmadian et al. 2024). No published number at these sizes.
 
 A reward model with other tokens than the policy's reads texts; VADER's, which has no prompts, so:
 
@@ -54,7 +56,7 @@ def get_config(variant="tiny"):
             ),
             reward=dict(
                 kind="letters", checkpoint="", reads="pair", missing_eos="none", amount=1.0,
-                normalise=False, whiten=False,
+                normalise=False, demonstrations="", whiten=False,
             ),
             mix=dict(weight=0.0, source=""),
             data=dict(

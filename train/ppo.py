@@ -19,8 +19,10 @@ config: `kl.place` "reward" is k1 in the reward (beta fixed, or adaptive towards
 estimator in the loss (k3 is GRPO's, whose gradient is that of the forward KL). `reward.kind` is "model",
 a reward model of ours at `reward.checkpoint`, or a plain function (`train.core.rewards.PLAIN`). A reward
 model with other tokens than the policy's, an encoder among them, reads the answers' texts
-(`train.core.judges`). The value net starts as a reward model with the policy's tokens, else as the
-policy with a head of zeros. `mix.weight` adds that much of the likelihood of `mix.source`, the pre-training mix (ptx).
+(`train.core.judges`). `reward.normalise` gives the scores of the reference's answers mean 0 and deviation
+1, `reward.demonstrations`, a column, gives people's answers mean 0. The value net starts as a reward model
+with the policy's tokens, else as the policy with a head of zeros. `mix.weight` adds that much of the
+likelihood of `mix.source`, the pre-training mix (ptx).
 `config.steps` counts minibatches: a round has epochs * minibatches of them.
 """
 
@@ -34,6 +36,7 @@ from models.likelihood import of_tokens
 from train.core import (
     bounds,
     checkpoint,
+    demonstrations,
     judges,
     kl,
     loop,
@@ -64,7 +67,7 @@ SECTIONS = {
     },
     "reward": {
         "kind": "model", "checkpoint": "", "reads": "pair", "missing_eos": "replace",
-        "amount": 1.0, "normalise": False, "whiten": False,
+        "amount": 1.0, "normalise": False, "demonstrations": "", "whiten": False,
     },
     "mix": {"weight": 0.0, "source": ""},
 }  # fmt: skip
@@ -182,6 +185,10 @@ def _open(config, plain=None):
         config, how, writer, scorer, rows["train"], parts["train"], stream, room,
         value and build(value), _mix(config, how, tokenizer),
     )  # fmt: skip
+    if how["reward"]["demonstrations"]:
+        ends, new = writer.settings.eos, how["ppo"]["new"]
+        found = parts["train"], rows["train"]
+        setting.demonstrations = demonstrations.encode(*found, dialogue, ends, new)
     held = (parts["valid"], rows["valid"]) if "valid" in parts else None
     return config.lock(), o, value, tokenizer, setting, held
 

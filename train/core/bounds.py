@@ -33,6 +33,9 @@ def refuse(how: dict):
         "reward.whiten is PPO's; group methods compare a prompt's answers": (
             grouped and reward["whiten"]
         ),
+        "reward.normalise and config.reward.demonstrations both set the reward's zero; use one": (
+            bool(reward["normalise"] and reward["demonstrations"])
+        ),
         "mix.source has no part in the loss while mix.weight is 0": (
             bool(mix["source"]) and not mix["weight"]
         ),

@@ -11,7 +11,7 @@ import json
 import jax
 import numpy as np
 
-from train.core import kl, policy, rewards, rollout
+from train.core import demonstrations, kl, policy, rewards, rollout
 from train.core.fit import Loop
 from train.data import prompts
 
@@ -26,7 +26,7 @@ class Setting:
 
     how: {"ppo", "kl", "reward"} as dicts; prompts: rows of ids; asked: the prompts; stream: which
     prompts a round takes; room: tokens of the longest prompt; same: whether the reference is the policy
-    that the run starts from.
+    that the run starts from; demonstrations: people's answers that the reward is to be shifted by.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class Setting:
         self.writer, self.scorer, self.room = writer, scorer, room
         self.prompts, self.asked, self.stream = prompts, asked, stream
         self.mix, self.same, self.local, self.shown = mix, True, None, []
+        self.demonstrations = []
         ppo = how["ppo"]
         self.size = self.batch * ppo["minibatches"]
         self.steps = ppo["epochs"] * ppo["minibatches"]
@@ -109,6 +110,12 @@ class Rounds(Loop):
         made, raw = self.write(state.params, frozen, number)
         if number == 0 and own.how["reward"]["normalise"]:
             carry["gain"], carry["bias"] = rewards.affine(self.plain_scores(raw, frozen))
+        if number == 0 and own.demonstrations:
+            carry["bias"] = -demonstrations.mean(own, frozen.get("reward"))
+            said = (
+                f"{len(own.demonstrations):,} demonstrations score {-carry['bias']:.4g} on average"
+            )
+            self.logger.say(f"{said}; that is taken off every score")
         made["score"] = self.scored(raw, made, carry)
         found = self.judged(state.params, made, carry["beta"])
         watched = rollout.watched(made, raw, own.how["ppo"]["method"], own.group)

@@ -3,7 +3,8 @@
 `config.data.train` (and `valid`, or `valid_share`) is a table (`train.data.tables`) with the columns
 `prompt` and, for rewards that compare with it, `target`; other names are `data.prompt`, `data.target`
 ("" where there are no targets). A reward that asks for a target that is not there says where it is
-missing (`train.core.rewards`); another reward runs without.
+missing (`train.core.rewards`); another reward runs without. `config.reward.demonstrations` may name a
+column of people's answers, by which a reward is shifted (`train.core.demonstrations`).
 """
 
 import dataclasses
@@ -29,10 +30,12 @@ class Missing(str):
 
 @dataclasses.dataclass
 class Prompt:
-    """`text` is what the row holds: text, or a list of messages; `target` `Missing` where there is none."""
+    """`text` is what the row holds: text, or a list of messages; `target` and `demonstration` are
+    `Missing` where there is none."""
 
     text: str | list
     target: str = ""
+    demonstration: str = ""
     where: str = dataclasses.field(default="a prompt", compare=False)
 
     @property
@@ -46,9 +49,10 @@ def read(table: Table, config) -> list:
     name = get(config, "data.prompt", "prompt")
     column = table.column(name, (str, list))
     targets = _targets(table, get(config, "data.target", "target"))
+    shown = _demonstrations(table, get(config, "reward.demonstrations", ""))
     found, seen = [], {}
-    for number, (text, target) in enumerate(zip(column, targets, strict=True)):
-        prompt = Prompt(text, target, table.where(number))
+    for number, (text, *others) in enumerate(zip(column, targets, shown, strict=True)):
+        prompt = Prompt(text, *others, table.where(number))
         if instructions.blank(text):
             raise ValueError(f"{table.where(number)}: the prompt is empty; expected text")
         if prompt.words in seen:
@@ -64,17 +68,34 @@ def read(table: Table, config) -> list:
 def _targets(table: Table, name: str) -> list:
     """The targets of a table's rows, `Missing` where there is none."""
     if name in table.columns or name not in ("", "target"):
-        blank = f"column {name!r} is empty; expected the answer that the reward compares with"
-        return [
-            text if text.strip() else Missing(f"{table.where(number)}: {blank}")
-            for number, text in enumerate(table.column(name))
-        ]
+        return _filled(table, name, "the answer that the reward compares with")
     columns = ", ".join(map(str, table.columns))
     why = (
         f"{table.source} has no column {name or 'target'!r}, with which the reward compares\n"
         f"columns: {columns}; name one as config.data.target"
     )
     return [Missing(why)] * len(table)
+
+
+def _demonstrations(table: Table, name: str) -> list:
+    """People's answers to a table's prompts, `Missing` where there is none."""
+    if name in table.columns:
+        return _filled(table, name, "a person's answer to the prompt")
+    why = (
+        f"{table.source} has no column {name!r}, which config.reward.demonstrations names\n"
+        f"columns: {', '.join(map(str, table.columns))}"
+    )
+    return [Missing(why)] * len(table)
+
+
+def _filled(table: Table, name: str, wanted: str) -> list:
+    """A column's texts, `Missing` where one is blank."""
+    return [
+        text
+        if text.strip()
+        else Missing(f"{table.where(number)}: column {name!r} is empty; expected {wanted}")
+        for number, text in enumerate(table.column(name))
+    ]
 
 
 def refuse_missing(parts):
