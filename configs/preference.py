@@ -32,7 +32,10 @@ def get_config(variant="tiny"):
                 "gpt2", vocab=2048, context=64, layers=1, width=64, heads=2,
                 drop_embed=0.0, drop_attn=0.0, drop_resid=0.0,
             ),
-            preference=dict(loss="dpo", beta=0.1, wrong=0.0, sft=0.0, mean="none", good=1.0, bad=1.0),
+            preference=dict(
+                loss="dpo", beta=0.1, wrong=0.0, sft=0.0, mean="none", good=1.0, bad=1.0,
+                divergence="reverse_kl", excess=1.0,
+            ),
             data=dict(
                 train="vader-movies",
                 valid="",

@@ -27,10 +27,6 @@ ELSEWHERE = {
     "lm_eval_local_completions": "nothing here: a server's contract",
 }
 LEFT_OUT = {
-    "dpo_losses": "bco_pair, aot, aot_unpaired, discopop, ld_alpha, and other divergences than KL's",
-    "grpo_losses": "the shares of clipped tokens, but for their sum",
-    "group_advantages": "normalize_then_sum",
-    "rlax_value_learning": "persistent_q_learning",
     "q_learning_gym": "everything but Sutton and Barto's grid where gymnasium is not installed",
 }
 

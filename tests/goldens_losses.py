@@ -183,6 +183,8 @@ def groups(g):
     out_of = advantages.leave_one_out(plain, 4)
     yield "rloo", out_of, out["verl_rloo"], EXACT
     yield "rloo", out_of, out["trl_rloo_normalize_False"], EXACT
+    weights = jnp.asarray(i["reward_weights"])
+    yield "apart", advantages.apart(table, weights, 4), out["trl_normalize_then_sum_group"], 1e-7
     yield "rloo scaled", advantages.scaled(out_of), out["trl_rloo_normalize_True"], 1e-7
 
 
@@ -213,8 +215,16 @@ def grpo(g):
     for name, ours in found.items():
         yield name, ours, out[name]["loss"], SINGLE
     yield "rloo", wide.mean(), out["rloo_loss"], EXACT
-    share = mean(policy.clipped_share(ratio, a), "tokens")
-    yield "clipped", share, out["grpo"]["clip_ratio/region_mean"], SINGLE
+    for name, (ratio, low, high, part) in {
+        "grpo": (ratio, 0.2, 0.2, mask), "dapo_clip_higher_0.28": (ratio, 0.2, 0.28, mask),
+        "gspo_sequence_grpo": (sequence, 3e-4, 4e-4, mask[:, :1]),
+        "luspo_sequence": (sequence, 0.2, 0.2, mask[:, :1]),
+    }.items():  # fmt: skip
+        ratio = ratio[:, : part.shape[1]]
+        cut = policy.clipped_share(ratio, a, low, high) * part
+        for side, where in (("low", a < 0), ("high", a > 0), ("region", a != 0)):
+            want = out[name][f"clip_ratio/{side}_mean"]
+            yield f"{name} {side}", (cut * where).sum() / part.sum(), want, SINGLE
     yield "kl", mean(k3, "tokens"), out["grpo_beta0.04"]["kl"], EXACT
 
 
@@ -228,6 +238,7 @@ def dpo(g):
         ratio = ours - total(mean, "ref_per_token_logps")
         sides[mean] = ratio[:2], ratio[2:], ours
     chosen, rejected, ours = sides["none"]
+    yield from _kin(i, mask, chosen, rejected, g["outputs"])
     for name, (kind, beta, wrong, mean) in {
         "sigmoid": ("dpo", 0.1, 0, "none"), "openrlhf_dpo": ("dpo", 0.1, 0, "none"),
         "hinge": ("hinge", 0.1, 0, "none"), "ipo": ("ipo", 0.1, 0, "tokens"),
@@ -251,6 +262,33 @@ def dpo(g):
     yield "margin", 0.1 * (chosen - rejected).mean(), want["rewards/margins"], EXACT
     yield "log p", ours[:2].mean(), want["logps/chosen"], EXACT
     yield "accuracy", (chosen > rejected).mean(), want["rewards/accuracies"], EXACT
+
+
+def _kin(i, mask, chosen, rejected, out):
+    """What else TRL has: other divergences, losses of a whole batch, tokens beyond the shorter answer."""
+    loss = lambda c, r, kind="dpo", **how: preferences.pair(c, r, kind, 0.1, **how).mean()
+    for name in ("forward_kl", "js", "alpha"):
+        theirs = out[f"sigmoid_{name}" + "_divergence" * (name != "forward_kl")]["loss"]
+        ours = loss(chosen, rejected, divergence=name)
+        yield name, ours, theirs, 1e-7 if name == "alpha" else EXACT  # TRL's alpha is in float32
+    yield "discopop", loss(chosen, rejected, "discopop"), out["discopop"]["loss"], EXACT
+    both = jnp.stack([mask[:2], mask[2:]], 1)
+    weights = preferences.shortened(both, 0.5)
+    found = {}
+    for name in ("policy", "ref"):
+        rows = i[f"{name}_per_token_logps"]
+        pair = jnp.stack([rows[:2], rows[2:]], 1)
+        found[name] = (pair * both).sum(-1), (pair * weights).sum(-1)
+    short = found["policy"][1] - found["ref"][1]
+    want = out["ld_alpha.5_sigmoid"]
+    yield "excess", loss(short[:, 0], short[:, 1]), want["loss"], EXACT
+    yield "excess, log p", found["policy"][1][:, 0].mean(), want["logps/chosen"], EXACT
+    # TRL's moving average is 0 in this file.
+    yield "bco", preferences.bco(chosen, rejected, 0.0).mean(), out["bco_pair"]["loss"], EXACT
+    margins = [found[name][0][:, 0] - found[name][0][:, 1] for name in ("policy", "ref")]
+    for name, sides in (("aot", margins), ("aot_unpaired", (chosen, rejected))):
+        made = preferences.transported(*sides, jnp.ones(2)).mean()
+        yield name, made, out[name]["loss"], EXACT
 
 
 def kto(g):

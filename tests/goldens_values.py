@@ -27,6 +27,9 @@ def learning(g):
     found = {
         "q_learning": values.q_learning(q, action, reward, discount, after),
         "q_learning_terminal_discount0": values.q_learning(q, action, reward, 0.0, after),
+        "persistent_q_learning_0.9": values.persistent_q_learning(
+            q, action, reward, discount, after, 0.9
+        ),
         "double_q_learning": values.double_q_learning(q, action, reward, discount, after, other),
         "expected_sarsa": values.expected_sarsa(q, action, reward, discount, after, probs),
         "sarsa": values.expected_sarsa(q, action, reward, discount, after, jnp.eye(3)[0]),

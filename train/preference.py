@@ -6,7 +6,9 @@ Loss: `config.preference.loss` (`train.core.preferences`) of the log-ratios of p
 reference, sums over an answer's tokens with its end and without its prompt; `preference.mean` "tokens"
 divides by their number (TRL's IPO). `preference.sft` adds that much of the chosen answers' mean negative
 log-likelihood, for where the chosen's probability falls too far: that it falls is usual, and `chosen`
-in the metrics shows it. KTO reads answers judged one by one (`train.data.judgements`), or comparisons.
+in the metrics shows it. `preference.divergence` holds the policy by another divergence than KL's, and
+`preference.excess` below 1 discounts what stands behind the shorter answer's length. KTO reads answers
+judged one by one (`train.data.judgements`), or comparisons.
 Policy and reference start as `config.init`; `config.reference` may name another reference, of the same
 tokens. Dropout is off. With LoRA the reference is the frozen model.
 """
@@ -21,11 +23,11 @@ from eval import answers as every
 from models.build import build
 from models.likelihood import of_tokens
 from models.options import Options
-from train.core import checkpoint, loop, lora, origin, preferences
+from train.core import checkpoint, loop, lora, origin, paired, preferences
 from train.core.errors import nearest
 from train.core.fit import Fitted
 from train.core.plan import Plan, plan
-from train.core.sections import within
+from train.core.sections import one_of, within
 from train.core.state import Task
 from train.data import answers, compared, instructions, judgements
 from train.data import preferences as data
@@ -39,6 +41,8 @@ DEFAULTS = {
     "mean": "none",
     "good": 1.0,
     "bad": 1.0,
+    "divergence": "reverse_kl",
+    "excess": 1.0,
 }
 
 
@@ -68,7 +72,7 @@ def settings(config) -> dict:
         if name not in DEFAULTS:
             raise ValueError(f"config.preference has no field {name!r}; {nearest(name, DEFAULTS)}")
     found = {**DEFAULTS, **given}
-    known = (*preferences.LOSSES, "kto")
+    known = (*preferences.LOSSES, *preferences.WHOLE, "kto")
     if found["loss"] not in known:
         raise ValueError(
             f"config.preference.loss is {found['loss']!r}; {nearest(found['loss'], known)}"
@@ -78,15 +82,27 @@ def settings(config) -> dict:
             f"config.preference has mean={found['mean']!r} and beta={found['beta']}; expected "
             f"{' or '.join(preferences.MEANS)}, and beta above 0"
         )
-    within("preference", found, {"sft": (0, None), "good": (0, None), "bad": (0, None)})
-    single = found["loss"] == "kto"
-    idle = [name for name in ("mean", "sft") if single and found[name] != DEFAULTS[name]]
+    one_of("preference.divergence", found["divergence"], preferences.DIVERGENCES)
+    limits = {"sft": (0, None), "good": (0, None), "bad": (0, None), "excess": (0, 1)}
+    within("preference", found, limits)
+    single, mean = found["loss"] == "kto", found["mean"] != "none"
+    own = ("mean", "excess") * (found["loss"] in paired.AHEAD) + ("sft",) * single
+    idle = [name for name in own if found[name] != DEFAULTS[name]]
+    idle += ["divergence"] * bool(
+        found["loss"] not in preferences.DIVERGENT and found["divergence"] != "reverse_kl"
+    )
     idle += [name for name in ("good", "bad") if not single and found[name] != DEFAULTS[name]]
     idle += ["wrong"] * bool(found["wrong"] and found["loss"] not in preferences.SMOOTHED)
     if idle:
         raise ValueError(
             f"config.preference.{idle[0]}={found[idle[0]]!r} has no part in the loss {found['loss']}; "
             f"expected {DEFAULTS[idle[0]]!r}"
+        )
+    if found["excess"] != 1 and mean:
+        raise ValueError("config.preference.excess weighs an answer's sum; expected mean='none'")
+    if found["loss"].startswith("aot") and config.micro > 1:
+        raise ValueError(
+            f"the loss {found['loss']} sorts a whole batch; expected config.micro=1, not {config.micro}"
         )
     return found
 
@@ -173,7 +189,7 @@ def make_task(config, o: Options, tokenizer, stream, held, frozen) -> Task:
     model, how, adapt = build(o), settings(config), lora.settings(config)
     whole = lambda params, frozen: lora.merge(frozen, params, adapt) if adapt["rank"] else params
     single = how["loss"] == "kto"
-    measure = _single if single else _pairs
+    measure = paired.single if single else paired.pairs
 
     def totals(batch):
         real = batch.get("rows", jnp.ones(batch["tokens"].shape[0]))
@@ -187,18 +203,18 @@ def make_task(config, o: Options, tokenizer, stream, held, frozen) -> Task:
         return [x.reshape(batch["tokens"].shape) for x in (ours, jax.lax.stop_gradient(theirs))]
 
     def loss(params, frozen, extra, batch, rng, totals):
-        batch = _side(batch, slice(0, 1)) if single else batch
+        batch = paired.side(batch, slice(0, 1)) if single else batch
         value, sums = measure(*sides(params, frozen, extra, batch), batch, how, totals)
         return value, (extra, sums)
 
     def window(params, frozen, extra, batch):
-        batch = _side(batch, slice(1, 2))
-        ours, theirs = sides(params, frozen, extra, batch)
-        return {"mismatched": _log_ratios(ours, theirs, batch).sum()}
+        batch = paired.side(batch, slice(1, 2)) if single else batch
+        found = paired.log_ratios(*sides(params, frozen, extra, batch), batch)
+        return {"mismatched" if single else "both": found.sum()}
 
     evaluators = {}
     if held is not None:
-        ahead = window if single else lambda *_: {}
+        ahead = window if how["loss"] in paired.AHEAD else lambda *_: {}
         evaluators["valid"] = _evaluator(loss, totals, ahead, frozen, held, loop.placer(config))
     low_rank = dict(init=lambda key: (lora.init(key, frozen, adapt), {}), based=True)
     return loop.task(
@@ -210,7 +226,7 @@ def make_task(config, o: Options, tokenizer, stream, held, frozen) -> Task:
         evaluators=evaluators,
         frozen=frozen,
         dropout=False,
-        window=window if single else None,
+        window=window if how["loss"] in paired.AHEAD else None,
         rules=lora.RULES,
         flops=lambda batch: (
             (1 if single else 4 / 3)
@@ -218,57 +234,6 @@ def make_task(config, o: Options, tokenizer, stream, held, frozen) -> Task:
         ),
         **(low_rank if adapt["rank"] else {}),
     )
-
-
-def _pairs(ours, theirs, batch, how, totals):
-    """The loss of pairs [n,2,T], the chosen first, and what to watch."""
-    weights = batch["weights"]
-    real = batch.get("rows", jnp.ones(weights.shape[0]))
-    count = real.sum()
-    policy = preferences.answer_log_probs(ours, weights, how["mean"])
-    ratio = policy - preferences.answer_log_probs(theirs, weights, how["mean"])
-    chosen, rejected = ratio[:, 0], ratio[:, 1]
-    each = preferences.pair(chosen, rejected, how["loss"], how["beta"], how["wrong"])
-    value = (each * real).sum() / totals["rows"]
-    if how["sft"]:
-        written = (ours * weights)[:, 0].sum(-1) * real
-        value = value - how["sft"] * written.sum() / totals["tokens"]
-    beta = how["beta"]
-    rows = {
-        "reward_chosen": beta * chosen,
-        "reward_rejected": beta * rejected,
-        "margin": beta * (chosen - rejected),
-        "accuracy": (chosen > rejected).astype(jnp.float32),
-        "chosen": policy[:, 0],
-        "rejected": policy[:, 1],
-    }
-    return value, {name: ((x * real).sum(), count) for name, x in rows.items()}
-
-
-def _side(batch, which: slice) -> dict:
-    """The answers [n,1,T] of a batch of KTO's [n,2,T]: the judged ones first, the mismatched second."""
-    return {name: x[:, which] if x.ndim == 3 else x for name, x in batch.items()}
-
-
-def _log_ratios(ours, theirs, batch):
-    """log pi / pi_ref of answers [n,1,T] -> [n], 0 where a row only fills the batch."""
-    found = preferences.answer_log_probs(ours - theirs, batch["weights"])[:, 0]
-    return found * batch.get("rows", 1.0)
-
-
-def _single(ours, theirs, batch, how, totals):
-    """The loss of answers that were called good or bad [n,1,T].
-
-    totals["mismatched"]: the sum of the whole batch's log-ratios of mismatched answers.
-    """
-    good, real = batch["good"], batch.get("rows", jnp.ones(batch["good"].shape[0]))
-    ratio = _log_ratios(ours, theirs, batch)
-    point = preferences.kto_reference(totals["mismatched"][None], jnp.zeros(1), totals["rows"])
-    each = preferences.kto(ratio, good, point, how["beta"], (how["good"], how["bad"]))
-    sums = {"reference_kl": (point * real.sum(), real.sum())}
-    for name, which in (("reward_chosen", good), ("reward_rejected", ~good)):
-        sums[name] = (how["beta"] * ratio * which * real).sum(), (which * real).sum()
-    return (each * real).sum() / totals["rows"], sums
 
 
 def _evaluator(loss, totals, window, frozen, held, place):

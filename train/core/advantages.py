@@ -80,6 +80,20 @@ def group(rewards, size: int, spread: str = "group", eps: float = 1e-4):
     return (centred / (_deviation(centred, real, -1) + eps)).reshape(-1)
 
 
+def apart(rewards, weights, size: int, eps: float = 1e-4):
+    """Advantages [N] of several rewards [N,F], each by its own group's moments, summed, and then to mean 0
+    and deviation 1 over the batch (Liu et al. 2026, GDPO): no reward drowns in another's scale.
+
+    NaN as in `combine`: an answer without any reward has advantage 0 and no part in the batch's moments.
+    """
+    rewards = jnp.asarray(rewards)
+    each = jnp.stack([group(column, size, eps=eps) for column in rewards.T], -1)
+    real = ~jnp.isnan(rewards).all(-1)
+    summed = jnp.where(real, jnp.sum(each * weights, -1), 0)
+    centred = jnp.where(real, summed - _mean(summed, real, None), 0)
+    return centred / (_deviation(centred, real, None) + eps)[0]
+
+
 def leave_one_out(rewards, size: int):
     """A_i = r_i - mean of the others' = n / (n - 1) (r_i - mean) (Ahmadian et al. 2024, RLOO).
 

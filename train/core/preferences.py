@@ -56,6 +56,13 @@ def _dpo(c, r, beta):
     return -log_sigmoid(beta * (c - r))
 
 
+def _discopop(c, r, beta):
+    """Logistic and exponential loss, blended by the margin (Lu et al. 2024, at a temperature of 0.05)."""
+    margin = beta * (c - r)
+    share = jax.nn.sigmoid(margin / 0.05)
+    return -log_sigmoid(margin) * (1 - share) + jnp.exp(-margin) * share
+
+
 # c and r: log pi / pi_ref of the chosen and the rejected answer; e: the share of labels that are wrong.
 LOSSES = {
     "dpo": lambda c, r, beta, e: _dpo(c, r, beta),
@@ -72,18 +79,30 @@ LOSSES = {
     "apo_zero": lambda c, r, beta, e: 1 - jax.nn.sigmoid(beta * c) + jax.nn.sigmoid(beta * r),
     "apo_down": lambda c, r, beta, e: jax.nn.sigmoid(beta * c) + 1 - jax.nn.sigmoid(beta * (c - r)),
     "exo": _exo,
+    "discopop": lambda c, r, beta, e: _discopop(c, r, beta),
 }
+WHOLE = ("bco", "aot", "aot_unpaired")  # losses that a pair has only within its batch
 SMOOTHED = ("cdpo", "robust", "exo")  # whose labels may be wrong by a share
 MEANS = ("none", "tokens")
+# f' of the divergence that stands for KL's, of a log-ratio and up to a constant (Wang et al. 2024, table 1;
+# alpha is 1/2).
+DIVERGENCES = {
+    "reverse_kl": lambda x: x,
+    "forward_kl": lambda x: -jnp.exp(-x),
+    "js": log_sigmoid,
+    "alpha": lambda x: -2 * jnp.exp(-x / 2),
+}
+DIVERGENT = ("dpo", "cdpo", "robust")  # losses that are derived from a divergence
 
 
-def pair(chosen, rejected, kind: str, beta: float = 0.1, wrong: float = 0.0):
+def pair(chosen, rejected, kind: str, beta=0.1, wrong=0.0, divergence: str = "reverse_kl"):
     """The loss of every pair, from log-ratios log pi / pi_ref [B] of its two answers.
 
     kind: "dpo" (Rafailov et al. 2023, eq. 7), "cdpo" (Mitchell 2023) and "robust" (Chowdhury et al.
     2024) with a share `wrong` of wrong labels, "ipo" (Azar et al. 2024, eq. 17; on sums as it is
     published, or on means over tokens as TRL has it: the caller's log-ratios decide), "hinge",
-    "nca", "sppo", "apo_zero", "apo_down", "exo". Where policy and reference agree dpo is ln 2.
+    "nca", "sppo", "apo_zero", "apo_down", "exo", "discopop". Where policy and reference agree dpo is
+    ln 2. divergence: what dpo, cdpo and robust hold the policy to its reference by.
     """
     if kind not in LOSSES:
         raise ValueError(f"no preference loss {kind!r}; {nearest(kind, LOSSES)}")
@@ -91,7 +110,43 @@ def pair(chosen, rejected, kind: str, beta: float = 0.1, wrong: float = 0.0):
         raise ValueError(f"a share of wrong labels of {wrong}; expected 0 <= x < 0.5")
     if kind == "exo" and not wrong:
         raise ValueError("the loss exo takes the logarithm of `wrong`; expected 0 < wrong < 0.5")
-    return LOSSES[kind](chosen, rejected, beta, wrong)
+    if divergence not in DIVERGENCES:
+        raise ValueError(f"no divergence {divergence!r}; {nearest(divergence, DIVERGENCES)}")
+    if divergence != "reverse_kl" and kind not in DIVERGENT:
+        raise ValueError(
+            f"the divergence {divergence} has no part in the loss {kind}; expected reverse_kl, or a loss "
+            f"of {', '.join(DIVERGENT)}"
+        )
+    sides = map(DIVERGENCES[divergence], (chosen, rejected))
+    return LOSSES[kind](*sides, beta, wrong)
+
+
+def bco(chosen, rejected, point, beta: float = 0.1):
+    """Each answer against the mean log-ratio `point` of a batch's answers, without gradient (Jung et al.
+    2024, equation 6, whose moving average this batch alone makes)."""
+    point = jax.lax.stop_gradient(point)
+    return -log_sigmoid(beta * (chosen - point)) - log_sigmoid(-beta * (rejected - point))
+
+
+def transported(higher, lower, real, beta: float = 0.1):
+    """The loss of two samples [n] of which the first shall be higher in distribution: sorted, then in pairs
+    (Melnyk et al. 2024: AOT). The pairs that only fill a batch (`real` 0) cost nothing, wherever they stand.
+    """
+    kept = lambda x: jnp.sort(jnp.where(real > 0, x, jnp.inf))
+    there = jnp.sort(1 - real) < 1
+    gap = jnp.where(there, kept(higher), 0) - jnp.where(there, kept(lower), 0)
+    # The sums are of `real` rows: a cost for each of those, in whatever order.
+    cost = jnp.where(there, -log_sigmoid(beta * gap), 0)
+    return jnp.zeros_like(cost).at[jnp.argsort(1 - real, stable=True)].set(cost)
+
+
+def shortened(weights, excess: float = 1.0):
+    """Weights [n,2,T] of two answers' tokens, `excess` behind the length of the shorter one (Liu et al.
+    2024: LD-DPO, whose alpha it is)."""
+    if excess == 1:
+        return weights
+    shorter = jnp.min(jnp.sum(weights, -1), -1)[:, None, None]
+    return weights * jnp.where(jnp.cumsum(weights, -1) <= shorter, 1, excess)
 
 
 def kto_reference(log_probs, reference, total=None):

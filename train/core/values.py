@@ -15,6 +15,13 @@ def q_learning(q, action, reward, discount, next_q):
     return jax.lax.stop_gradient(target) - q[action]
 
 
+def persistent_q_learning(q, action, reward, discount, next_q, gap: float):
+    """As if the same action were taken next with a share `gap` (Bellemare et al. 2016, equation 9): it
+    widens the gap between actions."""
+    after = (1 - gap) * jnp.max(next_q) + gap * next_q[action]
+    return jax.lax.stop_gradient(reward + discount * after) - q[action]
+
+
 def double_q_learning(q, action, reward, discount, next_value, next_selector):
     """One net selects the next action, the other evaluates it (van Hasselt et al. 2016)."""
     target = reward + discount * next_value[jnp.argmax(next_selector)]
