@@ -2,7 +2,8 @@
 
 Pickles are programs, and one that names `os.system` runs it. This machine knows the few operations that
 dictionaries of tensors need, and no function but those that build them; whatever else it meets is an
-error that names it. Nothing is made that is larger than the program that makes it.
+error that names it. Nothing is made that is larger than the program that makes it, and as a few bytes
+can name one tuple many times over, no tuple is hashed, compared or shown before its parts are known.
 """
 
 import math
@@ -152,12 +153,18 @@ def _setitems(file, stack, memo):
     items = _since(stack)
     if len(items) % 2:
         raise TypeError
-    stack[-1].update(zip(items[::2], items[1::2], strict=True))
+    stack[-1].update(zip([_key(file, k) for k in items[::2]], items[1::2], strict=True))
 
 
 def _setitem(file, stack, memo):
     value, key = stack.pop(), stack.pop()
-    stack[-1].update({key: value})
+    stack[-1].update({_key(file, key): value})
+
+
+def _key(file, key):
+    if type(key) not in (str, int):
+        file.fail(f"a dictionary has a {type(key).__name__} as a key; expected a string")
+    return key
 
 
 def _append(file, stack, memo):
@@ -185,7 +192,7 @@ def _storage(file, stack, memo):
     if kind != "storage" or not isinstance(made, Global) or made[0] != "torch" or view is not None:
         file.fail("a storage is described in a way that is not read")
     if type(count) is not int or not 0 <= count < 2**48 or not isinstance(key, str):
-        file.fail(f"a storage of {count!r:.40} elements is impossible")
+        file.fail("a storage has an impossible number of elements, or a name that is no string")
     stack.append(Storage((key, _STORAGES[made[1]], count)))
 
 
@@ -197,13 +204,15 @@ def _reduce(file, stack, memo):
         stack.append({})
         return
     if made != _TENSOR or len(given) < 4:
-        file.fail(f"the file calls {made!r:.80} with {len(given)} arguments, which is not read")
+        name = ".".join(made)
+        file.fail(f"the file calls {name} with {len(given)} arguments, which is not read")
     storage, offset, shape, strides, *_ = given
-    numbers = (offset, *shape, *strides)
-    if not isinstance(storage, Storage) or len(shape) != len(strides) or len(shape) > 8:
+    if not isinstance(storage, Storage) or type(shape) is not tuple or type(strides) is not tuple:
         file.fail("a tensor is described in a way that is not read")
-    if any(type(n) is not int or not 0 <= n < 2**48 for n in numbers):
-        file.fail(f"a tensor has the impossible shape or strides {numbers!r:.80}")
+    if len(shape) != len(strides) or len(shape) > 8:
+        file.fail(f"a tensor has {len(shape)} axes and {len(strides)} strides; at most 8 are read")
+    if any(type(n) is not int or not 0 <= n < 2**48 for n in (offset, *shape, *strides)):
+        file.fail("a tensor has an impossible offset, shape or strides")
     if offset + math.prod(shape) > storage[2]:
         file.fail(f"a tensor of shape {shape} lies beyond its storage of {storage[2]:,} elements")
     order = sorted(range(len(shape)), key=lambda axis: (-strides[axis], axis))

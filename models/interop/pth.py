@@ -15,13 +15,16 @@ def load(path) -> tuple:
     """(options, variables) of a .pth file. ValueError, naming the file, for what is not such a net."""
     path = Path(path)
     files = legacy_torch.read(path)
-    files = files.get("state_dict", files)
+    inner = files.get("state_dict", files)
+    files = inner if isinstance(inner, dict) else files
     if "_conv_stem.weight" not in files:
         raise ValueError(
             f"{path} holds no net that is known; expected EfficientNet's _conv_stem.weight"
         )
+    bias = getattr(files.get("_fc.bias"), "shape", ())
+    labels = bias[0] if len(bias) == 1 and bias[0] else 1  # another shape is none of those below
     for name, row in FAMILIES["efficientnet"].items():
-        o = Options.of({**row, "family": "efficientnet", "labels": len(files.get("_fc.bias", "?"))})
+        o = Options.of({**row, "family": "efficientnet", "labels": labels})
         found = lines(_TABLE, o, "")
         names = {line.theirs[0]: line.shape for line in found}
         if names == {key: getattr(value, "shape", None) for key, value in files.items()}:

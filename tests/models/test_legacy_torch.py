@@ -2,6 +2,7 @@
 
 import os
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -172,6 +173,44 @@ def test_dictionaries_that_hold_each_other_do_not_take_forever(read):
         program = ORDERED + b"(" + word("0") + program + b"q\xff" + inner + b"u"
     with pytest.raises(ValueError, match="entries"):
         read(legacy(program))
+
+
+DOUBLED = b")" + b"q\x00h\x00\x86" * 64  # a tuple of two of the tuple before, 64 times
+
+
+@pytest.mark.parametrize(
+    "program,words",
+    [
+        (ORDERED + DOUBLED + b"Ns", "a tuple as a key"),
+        (ORDERED + b"(" + DOUBLED + b"Nu", "a tuple as a key"),
+        (tensor("1", 12, (2,), (1,)).replace(numbers((2,)), b"(" + DOUBLED + b"t"), "impossible"),
+        (tensor("1", 12, (2,), (1,)).replace(number(0), DOUBLED, 1), "impossible"),
+        (storage("1", 12).replace(number(12), DOUBLED), "impossible"),
+        (b"ccollections\nOrderedDict\n" + DOUBLED + b"R", "OrderedDict with 2 arguments"),
+        (b"]q\x01h\x01" + DOUBLED + b"a", "more or less than one"),
+        (mapping(w=DOUBLED), "'w' is a tuple"),
+        (
+            tensor("1", 12, (2,), (1,)).replace(numbers((2,)), b"}" + number(2) + DOUBLED + b"s"),
+            "described in a way",
+        ),
+    ],
+)
+def test_a_tuple_of_itself_many_times_over_is_refused_at_once(read, program, words):
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=words):
+        read(legacy(program, {"1": A}))
+    assert time.monotonic() - began < 2
+
+
+def test_a_head_without_axes_is_none_of_the_nets(tmp_path):
+    path = tmp_path / "net.pth"
+    parts = {
+        "_conv_stem.weight": tensor("1", 12, (3, 4), (4, 1)),
+        "_fc.bias": tensor("2", 1, (), ()),
+    }
+    path.write_bytes(legacy(mapping(**parts), {"1": A, "2": A[:1]}))
+    with pytest.raises(ValueError, match="none of EfficientNet's sizes"):
+        pth.load(path)
 
 
 def test_a_net_that_is_not_known_is_named(tmp_path):
