@@ -140,14 +140,22 @@ class File:
         return {"path": self.path, "count": self.count, "_open": None}
 
     def _file(self):
+        """The open reader; of a file without its last part it would count 0 records and be not ok."""
         if self._open is None:
+            reason = "it is truncated or damaged, or was never closed"
             try:
-                self._open = reader().ArrayRecordReader(str(self.path))
+                opened = reader().ArrayRecordReader(str(self.path))
+                if opened.ok():
+                    self._open = opened
             except RuntimeError as error:
-                raise ValueError(
-                    f"{self.path} is not a readable ArrayRecord file: {error}"
-                ) from None
+                reason = str(error)
+            if self._open is None:
+                raise ValueError(f"{self.path} is not a readable ArrayRecord file: {reason}")
         return self._open
 
     def __getitem__(self, number: int) -> dict:
-        return example(self._file().read([int(number)])[0])
+        try:
+            return example(self._file().read([int(number)])[0])
+        except (RuntimeError, IndexError, ValueError) as error:
+            reason = str(error)[:200]
+            raise ValueError(f"{self.path}, record {number} is not read: {reason}") from None
