@@ -106,8 +106,8 @@ def array_record(files) -> tuple:
     for number in range(int(raw.starts[-1])):
         found = raw.read(number)
         values = found[_one(LABEL, found, f"{files[0]}, record {number}")]
-        values = [v.decode() if isinstance(v, bytes) else v for v in values]
-        labels.append(values[0] if len(values) == 1 else values)
+        values = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
+        labels.append(values)
     return raw, labels, ()
 
 

@@ -9,16 +9,20 @@
     FILE.array_record           `tf.train.Example`s with image and label (TensorFlow Datasets')
     hub:OWNER/NAME[:CONFIG]     the hub's data sets, the extra `hub`
 
-A label is a class's number or name, or a list of them (`config.data.task=multilabel`).
+A label is a class's number or name, or a list of them (`config.data.task=multilabel`; in npz files
+0 and 1 [N,C]): see `image_labels`.
 """
 
 import dataclasses
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from train.data import image_files
+from train.data import image_files, image_labels
 
 FOLDER = Path(__file__).parent / "embedded"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -90,15 +94,15 @@ def read(source: str, many: bool = False) -> dict[str, Images]:
     many: labels are lists of classes. ValueError or FileNotFoundError say what is wrong.
     """
     if source == "mnist":
-        return arrays(source, FOLDER / "mnist10k.npz")
+        return arrays(source, FOLDER / "mnist10k.npz", many)
     if source == "fashion-mnist":
-        return _idx(Path("data/fashion-mnist"), source)
+        return _idx(Path("data/fashion-mnist"), source, many)
     if source.startswith("hub:"):
         return _columns(image_files.hub(source), source, many)
     path = Path(source)
     if path.is_file():
         if path.suffix == ".npz":
-            return arrays(source, path)
+            return arrays(source, path, many)
         kind = image_files.KINDS.get(path.suffix)
         if not kind:
             known = ", ".join((".npz", *image_files.KINDS))
@@ -111,19 +115,17 @@ def read(source: str, many: bool = False) -> dict[str, Images]:
     return _folder(path, source, many)
 
 
-def arrays(source: str, path) -> dict[str, Images]:
+def arrays(source: str, path, many: bool = False) -> dict[str, Images]:
     """The pictures of an npz file; pickled objects are not loaded."""
-    try:
-        with np.load(path, allow_pickle=False) as found:
-            held = {name: found[name] for name in found.files}
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise ValueError(f"{path} is not a readable npz file: {error}") from error
+    held = _npz(path)
     made = {}
     for part, ending in (("train", ""), ("train", "_train"), ("valid", "_test")):
         names = [(x + ending, y + ending) for x, y in (("x", "y"), ("images", "labels"))]
         for x, y in names:
             if x in held and y in held:
-                made[part] = in_memory(source, held[x], held[y])
+                labels = made["train"].labels if part == "valid" and "train" in made else ()
+                name = source if part == "train" else f"{source} ({x})"
+                made[part] = in_memory(name, held[x], held[y], labels, many)
     if "train" not in made:
         raise ValueError(
             f"{path} has {', '.join(held) or 'nothing'}; expected x and y, or images and labels"
@@ -131,8 +133,25 @@ def arrays(source: str, path) -> dict[str, Images]:
     return made
 
 
-def in_memory(source: str, pixels, targets, labels=()) -> Images:
-    """Pictures as uint8 [N,H,W] or [N,H,W,C]; ValueError for other arrays."""
+def _npz(path) -> dict:
+    """The arrays of an npz file; ValueError naming the file, whatever is wrong with it."""
+    try:
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            raise ValueError("it holds one array without a name")
+        with found:
+            return {name: found[name] for name in found.files}
+    except (OSError, ValueError, EOFError, KeyError, MemoryError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a readable npz file: {error}") from error
+    except (zipfile.BadZipFile, zlib.error, struct.error) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def in_memory(source: str, pixels, targets, labels=(), many: bool = False) -> Images:
+    """Pictures as uint8 [N,H,W] or [N,H,W,C]; ValueError for other arrays.
+
+    labels: the classes of the training part, where this is the held-out one.
+    """
     pixels, targets = np.asarray(pixels), np.asarray(targets)
     if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4):
         raise ValueError(
@@ -140,16 +159,14 @@ def in_memory(source: str, pixels, targets, labels=()) -> Images:
             "[N,H,W] or [N,H,W,C]"
         )
     pixels = pixels[..., None] if pixels.ndim == 3 else pixels
-    if len(targets) != len(pixels) or not len(pixels):
-        raise ValueError(f"{source} has {len(pixels)} pictures and {len(targets)} labels")
-    many = targets.ndim == 2
-    classes = targets.shape[1] if many else int(targets.max()) + 1
-    labels = labels or tuple(str(i) for i in range(classes))
-    targets = targets.astype(np.float32 if many else np.int32)
+    count = len(targets) if targets.ndim else 1
+    if count != len(pixels) or not len(pixels):
+        raise ValueError(f"{source} has {len(pixels)} pictures and {count} labels")
+    targets, labels = image_labels.numbered(source, targets, many, labels)
     return Images(source, Item(pixels), Named(source), targets, labels, pixels)
 
 
-def _idx(path, source) -> dict[str, Images]:
+def _idx(path, source, many) -> dict[str, Images]:
     if not (path / "train-images-idx3-ubyte.gz").is_file() and source == "fashion-mnist":
         raise FileNotFoundError(
             f"{path} is not there; python -m scripts.prepare fetch fashion-mnist brings it"
@@ -158,13 +175,16 @@ def _idx(path, source) -> dict[str, Images]:
     for part, name in (("train", "train"), ("valid", "t10k")):
         x, y = (image_files.idx(path, f"{name}-{kind}") for kind in ("images", "labels"))
         if x is not None and y is not None:
-            made[part] = in_memory(source, x, y)
+            labels = made["train"].labels if part == "valid" and "train" in made else ()
+            made[part] = in_memory(f"{source} ({name})", x, y, labels, many)
+    if "train" not in made:
+        raise ValueError(f"{path} has no files train-images-idx3-ubyte and train-labels-idx1-ubyte")
     return made
 
 
 def _folder(path, source, many) -> dict[str, Images]:
     if any(path.glob("train-images*")):
-        return _idx(path, source)
+        return _idx(path, source, many)
     for suffix, kind in image_files.KINDS.items():
         files = sorted(path.rglob(f"*{suffix}"))
         if files:
@@ -172,6 +192,8 @@ def _folder(path, source, many) -> dict[str, Images]:
             rest = [f for f in files if f not in held]
             found = {"train": kind(rest)} if rest else {}
             return _columns({**found, **({"valid": kind(held)} if held else {})}, source, many)
+    if many:
+        raise image_labels.single(source)
     folders = {p.name: p for p in sorted(path.iterdir()) if p.is_dir()}
     if "train" not in folders:
         return {"train": _classes(path, None)}
@@ -215,23 +237,11 @@ def _columns(parts, source, many) -> dict[str, Images]:
         raw, values, known = parts[part]
         if not len(values):
             raise ValueError(f"{source} has no picture in its part {part}")
-        rows = [list(v) for v in values] if many else [[v] for v in values]
-        if not many and any(isinstance(v, (list, tuple)) for v in values):
-            raise ValueError(f"{source} has lists of labels; use --config.data.task=multilabel")
-        if not labels:
-            flat = {v for row in rows for v in row}
-            whole = all(isinstance(v, int) for v in flat)
-            labels = tuple(range(max(flat) + 1)) if whole else tuple(sorted(flat))
-        index = {name: n for n, name in enumerate(labels)}
-        index |= {n: n for n in range(len(labels))} if known or isinstance(labels[0], int) else {}
-        strange = next((v for row in rows for v in row if v not in index), None)
-        if strange is not None:
-            raise ValueError(f"{source} has the label {strange!r} in {part} and not in training")
-        targets = np.asarray([index[row[0]] if row else 0 for row in rows], np.int32)
-        if many:
-            targets = np.zeros((len(rows), len(labels)), np.float32)
-            for n, row in enumerate(rows):
-                targets[n, [index[v] for v in row]] = 1
+        place = Named(f"{source} ({part})")
+        rows = image_labels.listed(values, many, place)
+        labels = labels or image_labels.classes(rows, place)
+        numbers = bool(known) or isinstance(labels[0], int)
+        targets = image_labels.indexed(rows, labels, numbers, many, place)
         names = tuple(str(name) for name in labels)
-        made[part] = Images(source, raw, Named(f"{source} ({part})"), targets, names)
+        made[part] = Images(source, raw, place, targets, names)
     return made

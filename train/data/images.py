@@ -15,7 +15,7 @@ import dataclasses
 import numpy as np
 import xxhash
 
-from train.data import crops, image_sources, mixing, packing, prepare
+from train.data import crops, image_labels, image_sources, mixing, packing, prepare
 from train.data.decode import BadImage
 from train.data.image_sources import Images
 from train.data.prepare import Augment, Shape
@@ -39,8 +39,7 @@ def parts(config) -> dict[str, Images]:
     if data.get("valid", ""):
         held = image_sources.read(data.valid, many)
         found["valid"] = held.get("valid", held["train"])
-        if found["valid"].labels != found["train"].labels:
-            raise ValueError(f"{data.valid} has other classes than {data.source}")
+        found["valid"] = image_labels.aligned(found["valid"], found["train"].labels)
     share = data.get("valid_share", 0.1)
     if "valid" not in found and share:
         if not 0 < share < 1:
