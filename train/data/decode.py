@@ -11,6 +11,7 @@ Pillow converts them; transparency is dropped and EXIF's rotation ignored, as to
 
 import io
 import warnings
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -31,6 +32,8 @@ def decode(raw, channels: int, where: str, max_pixels: int = MAX_PIXELS) -> Imag
     mode = {1: "L", 3: "RGB"}[channels]
     if isinstance(raw, np.ndarray):
         return _array(raw, where).convert(mode)
+    if not isinstance(raw, (bytes, str, Path)):
+        raise BadImage(f"{where} has no bytes of a picture: it holds a {type(raw).__name__}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)

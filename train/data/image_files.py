@@ -1,6 +1,7 @@
 """Readers of files that hold many pictures: IDX, Parquet, ArrayRecord, and the hub's data sets.
 
-Each gives (raw, labels, class names): `raw(i)` the bytes of picture i, labels as they are written.
+Each gives (raw, labels, class names): `raw(i)` the bytes of picture i, labels as they are written. A
+row that cannot be read is a BadImage that names file and row; files whose labels cannot, a ValueError.
 """
 
 import gzip
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from train.data import records
+from train.data.decode import BadImage
 
 IMAGE = ("image", "img", "image/encoded", "jpg", "png")
 LABEL = ("label", "labels", "image/class/label", "fine_label", "target", "cls")
@@ -43,14 +45,19 @@ class Rows:
         group = int(np.searchsorted(self.starts, number, "right")) - 1
         file, index, _ = self.groups[group]
         value = _group(str(self.files[file]), index, self.column)[number - self.starts[group]]
-        return value["bytes"] if isinstance(value, dict) else value
+        return value.get("bytes") if isinstance(value, dict) else value
 
 
 @lru_cache(maxsize=4)
 def _group(path, index, column) -> list:
+    from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
-    return ParquetFile(path).read_row_group(index, [column]).column(0).to_pylist()
+    try:
+        return ParquetFile(path).read_row_group(index, [column]).column(0).to_pylist()
+    except (ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadImage(f"{path}, row group {index} is not read: {reason}") from None
 
 
 def parquet(files) -> tuple:
@@ -96,8 +103,12 @@ class Records:
         return self.files[file][number - self.starts[file]]
 
     def __call__(self, number: int) -> bytes:
-        found = self.read(number)
-        return found[_one(IMAGE, found, f"record {number}")][0]
+        try:
+            found = self.read(number)
+            values = found[_one(IMAGE, found, f"{self.files[0].path}, record {number}")]
+        except ValueError as error:
+            raise BadImage(str(error)) from None
+        return values[0] if values else None
 
 
 def array_record(files) -> tuple:
@@ -114,12 +125,16 @@ def array_record(files) -> tuple:
 class Hub:
     """The encoded pictures of a hub data set."""
 
-    def __init__(self, rows, column):
-        self.rows, self.column = rows, column
+    def __init__(self, rows, column, source):
+        self.rows, self.column, self.source = rows, column, source
 
     def __call__(self, number: int):
-        value = self.rows[number][self.column]
-        return value["bytes"] or value["path"]
+        try:
+            value = self.rows[number][self.column] or {}
+        except Exception as error:  # whatever the library meets in its files
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise BadImage(f"{self.source}, picture {number} is not read: {reason}") from error
+        return value.get("bytes") or value.get("path")
 
 
 def hub(source: str) -> dict:
@@ -145,7 +160,7 @@ def hub(source: str) -> dict:
         classes = tuple(getattr(rows.features[label], "names", ()) or ())
         values = list(rows[label])
         rows = rows.cast_column(image, datasets.Image(decode=False))
-        made[part] = Hub(rows, image), values, classes
+        made[part] = Hub(rows, image, source), values, classes
     return made
 
 
