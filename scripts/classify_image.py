@@ -29,6 +29,7 @@ from models.build import IMAGES, build
 from models.interop.about import PROBLEMS
 from scripts import convert
 from train.core.errors import Parser, cleanly
+from train.data import crops
 from train.data.decode import MAX_PIXELS, MODES
 
 NAMES = Path("data/imagenet-names")
@@ -73,9 +74,8 @@ def photograph(path, size: int, crop: float, channels: int = 3) -> np.ndarray:
         raise ValueError(f"{path} is not read as an image: {error!s:.150}") from None
     factor = size / crop / min(image.size)
     wide, high = (max(size, round(side * factor)) for side in image.size)
-    image = image.resize((wide, high), Image.Resampling.BICUBIC)
     left, top = (wide - size) // 2, (high - size) // 2
-    pixels = np.asarray(image.crop((left, top, left + size, top + size)), np.float32)
+    pixels = np.asarray(crops.part(image, (wide, high), left, top, size), np.float32)
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 

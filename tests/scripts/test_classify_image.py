@@ -47,6 +47,18 @@ def test_classes_are_printed_with_their_names(folder, tmp_path, capsys):
     assert float(lines[1].split()[0]) >= float(lines[2].split()[0])
 
 
+def test_a_thin_photograph_is_resized_where_it_is_read(tmp_path, monkeypatch):
+    whole = Image.Image.resize
+
+    def resize(self, size, *rest, **more):
+        assert size[0] * size[1] < 2**25, size
+        return whole(self, size, *rest, **more)
+
+    path = picture(tmp_path / "thin.png", (1, 20_000))
+    monkeypatch.setattr(Image.Image, "resize", resize)
+    assert classify_image.photograph(path, 224, 0.875).shape == (224, 224, 3)
+
+
 def test_pixels_are_scaled_as_the_folder_says(folder, tmp_path):
     assert classify_image.scale(convert.source(str(folder))) == classify_image.IMAGENET
     shutil.copytree(folder, tmp_path / "net")

@@ -5,6 +5,7 @@ import math
 import numpy as np
 from PIL import Image
 
+LARGE = 2**24  # pixels of a resized picture that is made as a whole
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -33,30 +34,46 @@ def resized(picture, rng, size: int, scale, kind="bicubic"):
     return picture.crop(box).resize((size, size), FILTERS[kind])
 
 
-def shorter(picture, side: int, kind="bicubic"):
-    """Resized so that the shorter side is `side`; the other is truncated, as in torchvision."""
-    width, height = picture.size
-    if min(width, height) == side:
-        return picture
+def shorter(width: int, height: int, side: int) -> tuple:
+    """(width, height) with the shorter side at `side`; the other is truncated, as in torchvision."""
     wide = int(side * width / height) if width > height else side
     high = int(side * height / width) if height > width else side
-    return picture.resize((wide, high), FILTERS[kind])
+    return wide, high
+
+
+def part(picture, whole, left: int, top: int, size: int, kind="bicubic"):
+    """What lies at (left, top, left + size, top + size) of the picture resized to `whole`.
+
+    A long thin picture would be huge if it were resized: of one that has more than LARGE pixels no more
+    is made than the part, from where it lies in the picture, with the same filter.
+    """
+    wide, high = whole
+    if wide * high <= LARGE:
+        if whole != picture.size:
+            picture = picture.resize(whole, FILTERS[kind])
+        return picture.crop((left, top, left + size, top + size))
+    width, height = picture.size
+    across, down = width / wide, height / high
+    box = (
+        left * across, top * down, min((left + size) * across, width),
+        min((top + size) * down, height),
+    )  # fmt: skip
+    return picture.resize((size, size), FILTERS[kind], box)
 
 
 def centre(picture, size: int, ratio: float, kind="bicubic"):
     """What is evaluated: the shorter side to size / ratio, then the middle size x size."""
-    picture = shorter(picture, math.floor(size / ratio), kind)
-    width, height = picture.size
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return picture.crop((left, top, left + size, top + size))
+    wide, high = shorter(*picture.size, math.floor(size / ratio))
+    left, top = round((wide - size) / 2), round((high - size) / 2)
+    return part(picture, (wide, high), left, top, size, kind)
 
 
 def scaled(picture, rng, size: int, sides, kind="bicubic"):
     """He et al. 2015: the shorter side drawn from `sides`, then a random size x size."""
-    picture = shorter(picture, int(rng.integers(int(sides[0]), int(sides[1]) + 1)), kind)
-    width, height = picture.size
-    left, top = int(rng.integers(0, width - size + 1)), int(rng.integers(0, height - size + 1))
-    return picture.crop((left, top, left + size, top + size))
+    side = int(rng.integers(int(sides[0]), int(sides[1]) + 1))
+    wide, high = shorter(*picture.size, side)
+    left, top = int(rng.integers(0, wide - size + 1)), int(rng.integers(0, high - size + 1))
+    return part(picture, (wide, high), left, top, size, kind)
 
 
 def shifted(pixels, pad: int, shifts) -> np.ndarray:

@@ -109,6 +109,40 @@ def test_what_is_evaluated_is_the_middle():
     assert crops.scaled(COLOUR, np.random.default_rng(0), 16, (18.0, 30.0)).size == (16, 16)
 
 
+@pytest.fixture
+def bounded(monkeypatch):
+    """No picture is resized to more than `crops.LARGE` pixels."""
+    whole = Image.Image.resize
+
+    def resize(self, size, *rest, **more):
+        assert size[0] * size[1] <= crops.LARGE, size
+        return whole(self, size, *rest, **more)
+
+    monkeypatch.setattr(Image.Image, "resize", resize)
+
+
+@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 3)])
+def test_a_thin_picture_is_resized_where_it_is_read(size, bounded):
+    picture = Image.fromarray(np.arange(256, dtype=np.uint8)[None].repeat(256, 0)).resize(size)
+    made = np.asarray(crops.centre(picture, 224, 0.875)).astype(int)
+    assert (
+        made.shape == (224, 224)
+        and abs(made - np.asarray(picture)[size[1] // 2, size[0] // 2]).max() <= 2
+    )
+    assert crops.scaled(picture, np.random.default_rng(0), 224, (256, 480)).size == (224, 224)
+
+
+@pytest.mark.parametrize("kind", crops.FILTERS)
+def test_a_part_is_that_of_the_whole_to_rounding(kind, monkeypatch):
+    picture = COLOUR.resize((90, 70), BICUBIC)
+    for place in ((0, 0), (4, 3), (13, 2)):
+        whole = crops.part(picture, (45, 35), *place, 32, kind)
+        monkeypatch.setattr(crops, "LARGE", 0)
+        part = crops.part(picture, (45, 35), *place, 32, kind)
+        monkeypatch.undo()
+        assert abs(np.asarray(part).astype(int) - np.asarray(whole)).max() <= 1
+
+
 def test_shifts_are_crops_of_the_framed_picture():
     pixels = RNG.integers(0, 256, (3, 5, 6, 1), np.uint8)
     shifts = np.array([[0, 0], [2, 2], [4, 1]])
