@@ -163,7 +163,7 @@ def refuse_other(folder, settings):
     """ValueError for a folder that holds a run of another config."""
     if not (folder / provenance.NAME).exists():
         return
-    rows = provenance.differences(provenance.read(folder)["config"], settings)
+    rows = provenance.changes(folder, settings)
     if rows:
         name, old, new = rows[0]
         raise ValueError(
@@ -179,7 +179,7 @@ def finished(run: Run) -> bool:
     with its step, so a run that was stopped before its final evaluation is not complete.
     """
     try:
-        recorded = provenance.read(run.folder)["config"]
+        changes = provenance.changes(run.folder, run.settings)
         rows = log.read(run.folder)
     except (OSError, ValueError):
         return False
@@ -189,7 +189,7 @@ def finished(run: Run) -> bool:
             last |= row
     evaluated = any("/" in name for row in rows for name in row)
     complete = "loss" in last and (not evaluated or any("/" in name for name in last))
-    if provenance.differences(recorded, run.settings) or not complete:
+    if changes or not complete:
         return False
     run.final = {name: x for name, x in last.items() if name not in ("step", "time")}
     run.outcome = "ok"

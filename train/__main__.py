@@ -100,7 +100,7 @@ def _changes(workdir, settings):
 
     if not (workdir / provenance.NAME).is_file():
         return
-    rows = provenance.differences(provenance.read(workdir)["config"], settings)
+    rows = provenance.changes(workdir, settings)
     for name, old, new in rows[:8]:
         print(f"note: config.{name} was {old!r} in this workdir and is {new!r}", flush=True)
     if len(rows) > 8:

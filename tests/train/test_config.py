@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 
 from models import families
 from train.core import arguments, config, errors, validate
+from train.data import prepare
 
 SMALL = dict(vocab=64, context=32, layers=2, width=32, heads=4)
 
@@ -195,3 +196,26 @@ def test_names_without_a_near_one_list_what_there_is():
     assert errors.nearest("zzz", ["a", "b"]) == "known: a, b"
     assert errors.nearest("adam", ["adamw"]) == 'did you mean "adamw"?'
     assert "and 3 more" in errors.nearest("?", [str(i) for i in range(15)])
+
+
+def test_configs_of_pictures_have_every_field_of_data_and_augment():
+    settings = config.load("configs/vit.py:tiny")
+    given = [
+        "--config.data.max_pixels=1e6",
+        "--config.augment.scale=(0.1,1)",
+        "--config.augment.lighting=0.1",
+    ]
+    arguments.override(settings, given)
+    settings = config.complete(settings)
+    assert settings.data.max_pixels == 1_000_000 and settings.augment.scale == (0.1, 1.0)
+    assert settings.augment.crop == "shift" and settings.data.crop_share == 1.0, (
+        "as the config says"
+    )
+    assert prepare.Augment.of(settings.augment).lighting == 0.1
+    made = config.complete(ConfigDict(dict(loop="mim")))
+    assert prepare.Augment.of(made.augment) == prepare.Augment()
+    assert "augment" not in make() and "max_pixels" not in make().data
+    assert not unsaid(
+        lambda: config.complete(ConfigDict(dict(loop="dvae", augment=dict(flip="often")))),
+        "config.augment.flip is 'often' (str); expected float",
+    )

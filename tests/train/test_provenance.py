@@ -83,6 +83,16 @@ def test_an_earlier_start_is_remembered(tmp_path):
     assert rows == [("optim.lr", 1e-30, 2.0)]
 
 
+def test_a_field_that_is_younger_than_the_run_has_its_default(tmp_path):
+    old = sample()
+    del old["anomaly"], old.best["patience"]
+    provenance.write(tmp_path, provenance.record(old))
+    assert provenance.changes(tmp_path, sample()) == []
+    now = sample()
+    now.best.patience = 3
+    assert provenance.changes(tmp_path, now) == [("best.patience", 0, 3)]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -70,11 +70,14 @@ DEFAULTS = {
     # Only without a known launcher, but for heartbeat: seconds until a silent process is given up.
     "dist": {"coordinator": "", "processes": 0, "process": -1, "heartbeat": 60},
 }  # fmt: skip
+# Loops of pictures, whose `data` and `augment` have more fields (see `pictures`).
+PICTURES = ("vision", "mim", "dvae")
 # What a tuple holds: one type for any number of elements, or [..] for rows of these types.
 TUPLES = {
     "phases": [int, int, int],
     "data.mixture": [str, float],
     "data.heldout": str,
+    "augment.scale": float,
     "optim.multipliers": [str, float],
     "log.profile": int,
     "model.pattern": str,
@@ -141,7 +144,7 @@ def complete(config: ConfigDict) -> ConfigDict:
     ValueError names a field of another type than the default's, a None, or a list.
     """
     given = config.copy_and_resolve_references().to_dict()
-    for name, value in DEFAULTS.items():
+    for name, value in _defaults(given.get("loop")).items():
         if not isinstance(value, dict):
             given[name] = _like(name, given.get(name, value), value)
             continue
@@ -162,6 +165,16 @@ def complete(config: ConfigDict) -> ConfigDict:
     for key, value in leaves(config):
         _like(key, value, value)
     return config
+
+
+def _defaults(loop) -> dict:
+    """The fields of a loop's config that may be left out: {name: value, or a section's}."""
+    if loop not in PICTURES:
+        return DEFAULTS
+    from train.data import prepare  # takes Pillow, which other loops do without
+
+    data, augment = prepare.defaults()
+    return {**DEFAULTS, "data": {**DEFAULTS["data"], **data}, "augment": augment}
 
 
 def leaves(config: ConfigDict, prefix="") -> list:

@@ -4,6 +4,7 @@ JSON alone, never code: a tuple is `{"tuple": [...]}`, so that the config that i
 the one that was written, types included.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from train.core.config import leaves
+from train.core.config import complete, leaves
 
 NAME = "run.json"
 FORMAT = 1  # of run.json and of the checkpoint beside it
@@ -98,6 +99,17 @@ def differences(old: ConfigDict, new: ConfigDict) -> list:
         for name in dict.fromkeys((*before, *after))
         if before.get(name, "absent") != after.get(name, "absent")
     ]
+
+
+def changes(workdir, config: ConfigDict) -> list:
+    """`differences` between the config that a run was last started with and a completed one.
+
+    A field that is younger than the run is none of them while it has its default.
+    """
+    old = read(workdir)["config"]
+    with contextlib.suppress(ValueError):  # a config that is no longer valid is compared as it is
+        old = complete(old)
+    return differences(old, config)
 
 
 def encode(value):

@@ -13,6 +13,11 @@ from train.data import augment, crops, decode, mixing
 
 # ImageNet's, which torchvision and timm use.
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# What `train.data.images` reads in config.data beside a picture's shape.
+DATA = {
+    "valid": "", "valid_share": 0.1, "task": "classify", "labelled": 1.0, "bad": "error",
+    "workers": 0,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +108,12 @@ class Shape:
                     f"config.data.{name} has {len(getattr(self, name))} numbers; "
                     f"config.model.channels is {self.channels}"
                 )
+        if self.resample not in crops.FILTERS:
+            raise ValueError(
+                f"config.data.resample is {self.resample!r}; expected one of {', '.join(crops.FILTERS)}"
+            )
+        if self.max_pixels < 1:
+            raise ValueError(f"config.data.max_pixels is {self.max_pixels}; expected at least 1")
         if self.channels not in (1, 3) or not 0 < self.crop_share <= 1 or min(self.deviation) <= 0:
             raise ValueError(
                 f"pictures of {self.channels} channels with crop_share={self.crop_share} and "
@@ -155,3 +166,13 @@ class Shape:
         if a.lighting:
             pixels = augment.lighting(pixels / np.float32(255), rng, a.lighting) * 255
         return mixing.erase(self.normal(pixels), rng, a.erase)
+
+
+def defaults() -> tuple[dict, dict]:
+    """The fields of config.data and config.augment that a config of pictures may leave out.
+
+    mean and deviation are not among them: theirs depend on the model's channels.
+    """
+    shape = {field.name: field.default for field in dataclasses.fields(Shape)}
+    data = {name: shape[name] for name in ("crop_share", "resample", "max_pixels")}
+    return {**DATA, **data}, dataclasses.asdict(Augment())
