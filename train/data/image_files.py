@@ -97,15 +97,16 @@ class Records:
         self.files = [records.File(path) for path in files]
         self.starts = np.cumsum([0] + [file.count for file in self.files])
 
-    def read(self, number: int) -> dict:
-        """The features of a record."""
-        file = int(np.searchsorted(self.starts, number, "right")) - 1
-        return self.files[file][number - self.starts[file]]
+    def read(self, number: int, names) -> list:
+        """The values of the first of the features `names` that a record has; ValueError."""
+        at = int(np.searchsorted(self.starts, number, "right")) - 1
+        file, number = self.files[at], int(number - self.starts[at])
+        found = file[number]
+        return found[_one(names, found, f"{file.path}, record {number}")]
 
     def __call__(self, number: int) -> bytes:
         try:
-            found = self.read(number)
-            values = found[_one(IMAGE, found, f"{self.files[0].path}, record {number}")]
+            values = self.read(number, IMAGE)
         except ValueError as error:
             raise BadImage(str(error)) from None
         return values[0] if values else None
@@ -115,8 +116,7 @@ def array_record(files) -> tuple:
     """Pictures in ArrayRecord files; every record is read once for its label."""
     raw, labels = Records(files), []
     for number in range(int(raw.starts[-1])):
-        found = raw.read(number)
-        values = found[_one(LABEL, found, f"{files[0]}, record {number}")]
+        values = raw.read(number, LABEL)
         values = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
         labels.append(values)
     return raw, labels, ()

@@ -65,12 +65,13 @@ def _fields(raw):
 
 def _varint(raw, at):
     value = shift = 0
-    while True:
+    while shift < 70:
         byte = raw[at]
         value |= (byte & 127) << shift
         at, shift = at + 1, shift + 7
         if byte < 128:
             return value & ((1 << 64) - 1), at
+    raise IndexError("a number of more than ten bytes")
 
 
 def _varints(raw) -> list:

@@ -135,3 +135,19 @@ def test_rows_of_the_hub_that_cannot_be_read_are_bad_pictures():
     assert skipped(part) == 3  # the last one is beyond the rows
     with pytest.raises(BadImage, match="hub:a/b, picture 3 is not read: IndexError"):
         raw(3)
+
+
+def test_a_number_without_an_end_is_refused_at_once():
+    with pytest.raises(ValueError, match="not a tf.train.Example"):
+        records.example(b"\x0a" + b"\xff" * 2_000_000)
+
+
+def test_a_record_without_a_label_is_named_with_its_own_file(tmp_path):
+    pytest.importorskip("array_record")
+    for number in range(2):
+        row = {"image": encoded(), **({"label": [0]} if number == 0 else {})}
+        records.write(tmp_path / f"x-{number}.array_record", [row])
+    with pytest.raises(
+        ValueError, match=r"x-1\.array_record, record 0 has columns image; expected"
+    ):
+        image_sources.read(str(tmp_path))
