@@ -1,4 +1,4 @@
-"""Every operation against Pillow or the published tables; crops, mixing, erasing, masks."""
+"""Every operation against Pillow or the published tables; crops, mixing, erasing, masks; settings."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from train.data import augment, crops, masking, mixing
+from train.data import augment, crops, masking, mixing, prepare
 
 RNG = np.random.default_rng(0)
 COLOUR = Image.fromarray(RNG.integers(0, 256, (20, 24, 3), np.uint8))
@@ -200,3 +200,21 @@ def test_blocks_mask_what_the_paper_says():
     assert rows.mean() > 0.6 > alone.mean() + 0.1, "blocks hang together"
     where = np.mean(masks, 0)
     assert where.min() > 0.02 and math.isclose(where.mean(), counts.mean() / 196)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("resample", "nearest", "config.data.resample is 'nearest'; expected one of bicubic"),
+        ("max_pixels", 0, "config.data.max_pixels is 0"),
+        ("mean", (0.5,), "config.data.mean has 1 numbers"),
+        ("crop_share", 0.0, "crop_share=0"),
+    ],
+)
+def test_a_shape_that_there_is_not_is_refused_before_a_picture_is_read(field, value, words):
+    with pytest.raises(ValueError, match=words):
+        prepare.Shape(8, **{field: value})
+
+
+def test_every_filter_is_taken():
+    assert [prepare.Shape(8, resample=name).resample for name in crops.FILTERS] == [*crops.FILTERS]
