@@ -20,11 +20,11 @@ import jax
 import numpy as np
 
 from models import generate as generation
-from models import interop, prompts, streaming
+from models import prompts, streaming
 from models.build import build
 from models.settings import Settings
 from scripts import convert
-from train.core import checkpoint, pages
+from train.core import checkpoint, pages, reference
 from train.core.errors import Parser, cleanly
 from train.data import chat, instructions
 from train.data.tokenizer import Tokenizer
@@ -95,7 +95,7 @@ def load(path) -> Source:
 
 
 def _reference(path):
-    loaded = interop.load(path)
+    loaded = reference.load(path)
     if loaded.tokenizer is None:
         raise ValueError(f"{path} has no tokenizer.json, so that no text can be read or written")
     tokens = Tokenizer.wrap(loaded.tokenizer, "file", loaded.chat_template, **loaded.special)

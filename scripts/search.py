@@ -25,11 +25,11 @@ from rich.progress import track
 
 from eval import classify as scoring
 from eval import retrieval
-from models import interop
 from models.build import build
+from models.interop import adapters
 from models.interop.untrusted import read_json
 from scripts.convert import is_reference
-from train.core import checkpoint
+from train.core import checkpoint, reference
 from train.core.errors import Parser, cleanly
 from train.data import encode, sources, tables
 from train.data.tokenizer import Tokenizer
@@ -70,10 +70,12 @@ def load(path) -> Searcher:
                 f"{path} is a run with model.head={model.o.head!r}; search needs embed"
             )
         return Searcher(model, jax.device_put(variables), tokenizer)
-    loaded = interop.load(path)
+    loaded = reference.load(path)
     if loaded.options.kind != "encoder" or loaded.tokenizer is None:
         raise ValueError(f"{path} is no encoder with a tokenizer.json")
-    pool = "first" if _pools_first(path) else "mean"
+    pool = loaded.options.pool
+    if loaded.options.head != "embed":
+        pool = "first" if _pools_first(path) else "mean"
     o = loaded.options.replace(head="embed", pool=pool, pooler=False, labels=0)
     own = {"embed", "blocks", "norm"}
     params = {name: x for name, x in loaded.variables["params"].items() if name in own}
@@ -82,6 +84,8 @@ def load(path) -> Searcher:
 
 
 def _pools_first(folder: Path) -> bool:
+    while adapters.found(folder):
+        folder = adapters.base(folder)
     file = folder / "1_Pooling" / "config.json"
     return file.is_file() and read_json(file).get("pooling_mode_cls_token") is True
 

@@ -69,8 +69,7 @@ def base(config, o, made=None) -> dict:
     `made`: fresh parameters, of which the heads' are taken. Raises ValueError where it names none, or
     the model has a parameter that it lacks.
     """
-    from models import interop
-    from train.core import checkpoint
+    from train.core import checkpoint, reference
 
     init = config.get("init", {})
     if init.get("checkpoint", ""):
@@ -78,7 +77,7 @@ def base(config, o, made=None) -> dict:
         given, _ = loaded(source)
     elif init.get("reference", ""):
         source = init["reference"]
-        given = interop.load(source).variables["params"]
+        given = reference.load(source).variables["params"]
     else:
         raise ValueError("config.lora adapts a trained model; config.init names none")
     if made is None:

@@ -3,8 +3,10 @@
 import dataclasses
 from pathlib import Path
 
+from models.interop import adapters
 from models.interop.tokens import read_tokenizer
 from models.interop.untrusted import read_json
+from train.core import reference
 from train.data import encode, labelled, spans
 from train.data import tokenizer as tokenizers
 from train.data.opening import get
@@ -54,8 +56,11 @@ def of_model(init, find) -> Tokenizer | None:
         return Tokenizer.load(Path(find(init["checkpoint"])) / "tokenizer")
     if not init.get("reference", ""):
         return None
-    folder = Path(init["reference"])
-    raw, special, template = read_tokenizer(folder, read_json(folder / "config.json"))
+    folder = reference.with_tokenizer(init["reference"])
+    if reference.is_run(folder):
+        return Tokenizer.load(Path(find(folder)) / "tokenizer")
+    stated = {} if adapters.found(folder) else read_json(folder / "config.json")
+    raw, special, template = read_tokenizer(folder, stated)
     return None if raw is None else Tokenizer.wrap(raw, "file", template, **special)
 
 
