@@ -37,14 +37,15 @@ class Masking:
     def __post_init__(self):
         if not 0 < self.rate <= 1:
             raise ValueError(f"masking.rate is {self.rate}; expected 0 < rate <= 1")
-        if min(self.mask, self.random) < 0 or self.mask + self.random > 1 + 1e-9:
+        both = self.mask + self.random
+        if not (self.mask >= 0 and self.random >= 0 and both <= 1 + 1e-9):
             raise ValueError(
                 f"masking.mask={self.mask} and masking.random={self.random}; expected shares that "
                 "add up to at most 1"
             )
         if self.unit not in UNITS:
             raise ValueError(f"masking.unit is {self.unit!r}; expected one of {', '.join(UNITS)}")
-        if self.longest < 1 or self.most < 0:
+        if not (self.longest >= 1 and self.most >= 0):
             raise ValueError(f"masking.longest={self.longest}, most={self.most}; expected >= 1, 0")
 
     def room(self, length: int) -> int:

@@ -16,6 +16,7 @@ import dataclasses
 import numpy as np
 import xxhash
 
+from train.core import sections
 from train.core.errors import nearest
 from train.data.opening import get
 from train.data.tables import Table, read
@@ -72,7 +73,7 @@ def open_parts(config) -> tuple[dict, dict]:
             parts[part] = read(named)
         elif share:
             shares[part] = share
-    if sum(shares.values()) >= 1:
+    if not sum(shares.values()) < 1 and min(shares.values()) >= 0:
         raise ValueError(f"config.data: {shares} leave nothing to train on")
     keys = groups(table, config)
     cut = split(keys, shares)
@@ -105,6 +106,8 @@ def plain(text) -> str:
 
 def split(keys, shares: dict) -> dict:
     """{part: row numbers, rising}: whole groups, in the order of a hash of the key, until full."""
+    for part, share in shares.items():
+        sections.share(f"data.{part}_share", share)
     count = len(keys)
     order = {key: xxhash.xxh3_64_intdigest(key.encode("utf-8", "surrogatepass")) for key in keys}
     numbers = sorted(range(count), key=lambda n: (order[keys[n]], keys[n], n))

@@ -1,6 +1,7 @@
 """Everything that a fine-tuning run reads: tokenizer, labels, and the rows of each part."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 from models.interop import adapters
@@ -109,6 +110,7 @@ def _strings(texts):
 def open_material(config, tokenizer) -> Material:
     """Reads, splits and encodes; ValueError names file, row and column of what is wrong."""
     task = get(config, "data.task", "classify")
+    _check_weights(tuple(get(config, "data.class_weights", ())))
     parts, counts = labelled.open_parts(config)
     truncate, length = bool(get(config, "data.truncate", False)), int(get(config, "length", 0))
     rows, labels = {}, ()
@@ -127,6 +129,14 @@ def open_material(config, tokenizer) -> Material:
             counts[f"{part} cut"] = made.cut
         rows[part] = made
     return Material(task, tokenizer, rows, labels, counts)
+
+
+def _check_weights(given):
+    """ValueError for weights of classes of which none counts, or that are no numbers from 0."""
+    if given and not (all(0 <= x < math.inf for x in given) and max(given) > 0):
+        raise ValueError(
+            f"config.data.class_weights={given}: expected numbers of at least 0, one of them above 0"
+        )
 
 
 def passages(source: str, column: str = "text") -> list:

@@ -140,7 +140,8 @@ def test_the_same_generator_gives_the_same_row():
 
 @pytest.mark.parametrize(
     ("field", "words"),
-    [({"rate": 0.0}, "rate"), ({"mask": 0.95}, "random"), ({"unit": "span"}, "unit"),
+    [({"rate": 0.0}, "rate"), ({"mask": 0.95}, "random"), ({"mask": float("nan")}, "mask=nan"),
+     ({"random": float("nan")}, "random=nan"), ({"rate": float("nan")}, "rate"), ({"unit": "span"}, "unit"),
      ({"longest": 0}, "longest")],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(field, words):

@@ -115,5 +115,13 @@ def test_shares_that_leave_nothing_are_refused():
         labelled.open_parts(config(train="vader-movies", test_share=1.0))
     with pytest.raises(ValueError, match="give one of them"):
         labelled.open_parts(config(train="vader-movies", test="x.csv", test_share=0.1))
+    rows = "vader-movies"
+    for shares in (
+        dict(valid_share=-0.1),
+        dict(test_share=float("nan")),
+        dict(valid_share=1.5, test_share=-1.0),
+    ):
+        with pytest.raises(ValueError, match="_share is .*; expected 0 <= x < 1"):
+            labelled.open_parts(config(train=rows, **shares))
     with pytest.raises(ValueError, match="is no row"):
         labelled.split(["a", "b"], {"test": 0.1})
