@@ -18,6 +18,7 @@ import xxhash
 
 from train.core import sections
 from train.core.errors import nearest
+from train.data import labels as known
 from train.data.opening import get
 from train.data.tables import Table, read
 
@@ -140,7 +141,7 @@ def examples(table: Table, config, labels=()) -> Examples:
     task = get(config, "data.task", "classify")
     if task not in TASKS:
         raise ValueError(f"config.data.task is {task!r}; {nearest(task, TASKS)}")
-    labels = tuple(labels) or tuple(get(config, "data.labels", ()))
+    labels = tuple(labels) or known.given(config)
     column = lambda field, *kinds: table.column(_name(config, field), kinds or (str,))
     if task == "tokens":
         return _tagged(table, config, labels)
@@ -162,27 +163,9 @@ def examples(table: Table, config, labels=()) -> Examples:
         return Examples(task, texts, [0] * len(texts), table)
     if task == "regress":
         return Examples(task, texts, _numbers(table, _name(config, "label")), table)
-    found = column("label", str, int, bool)
-    labels = labels or _sorted(found)
-    return Examples(
-        task, texts, _indices(table, found, labels, _name(config, "label")), table, labels
-    )
-
-
-def _sorted(found) -> tuple:
-    """Labels in order: numbers by value, also where a file holds them as text."""
-    kinds = set(found)
-    numeric = all(str(label).lstrip("-").isdecimal() for label in kinds)
-    return tuple(sorted(kinds, key=(lambda x: int(x)) if numeric else str))
-
-
-def _indices(table, found, labels, column) -> list:
-    known = {str(label): number for number, label in enumerate(labels)}
-    for number, label in enumerate(found):
-        if str(label) not in known:
-            hint = nearest(str(label), known)
-            raise ValueError(f"{table.where(number)}: column {column!r} is {label!r}; {hint}")
-    return [known[str(label)] for label in found]
+    found, where = column("label", str, int, bool), _name(config, "label")
+    labels = known.classes(table, found, where, labels)
+    return Examples(task, texts, known.indices(table, found, labels, where), table, labels)
 
 
 def _numbers(table, column) -> list:
@@ -199,26 +182,25 @@ def _numbers(table, column) -> list:
 
 
 def _tagged(table, config, labels) -> Examples:
-    names = _name(config, "words"), _name(config, "tags")
-    rows = []
-    for name in names:
+    columns, rows = (_name(config, "words"), _name(config, "tags")), []
+    for name, kinds in zip(columns, ((str, int, float), (str, int)), strict=True):
         values = table.column(name, (str, list))
+        for number, value in enumerate(values):
+            wrong = [x for x in value if type(x) not in kinds] if isinstance(value, list) else []
+            if wrong:
+                expected = " or ".join(kind.__name__ for kind in kinds)
+                raise ValueError(
+                    f"{table.where(number)}: column {name!r} has {wrong[0]!r:.60} in its list; "
+                    f"expected {expected}"
+                )
         rows.append([v.split() if isinstance(v, str) else [str(x) for x in v] for v in values])
     for number, (words, tags) in enumerate(zip(*rows, strict=True)):
         if len(words) != len(tags):
             raise ValueError(
-                f"{table.where(number)}: {len(words)} words in column {names[0]!r} and {len(tags)} "
-                f"tags in {names[1]!r}"
+                f"{table.where(number)}: {len(words)} words in column {columns[0]!r} and {len(tags)} "
+                f"tags in {columns[1]!r}"
             )
-    labels = labels or _sorted([tag for tags in rows[1] for tag in tags])
-    known = {str(label): number for number, label in enumerate(labels)}
-    targets = []
-    for number, tags in enumerate(rows[1]):
-        unknown = next((tag for tag in tags if tag not in known), None)
-        if unknown is not None:
-            where, hint = table.where(number), nearest(unknown, known)
-            raise ValueError(f"{where}: column {names[1]!r} has the tag {unknown!r}; {hint}")
-        targets.append([known[tag] for tag in tags])
+    labels, targets = known.tags(table, rows[1], labels, columns[1])
     return Examples("tokens", [tuple(words) for words in rows[0]], targets, table, labels)
 
 
@@ -245,13 +227,27 @@ def _answered(table, texts, answers, column) -> Examples:
             raise ValueError(
                 f"{where} is {str(row)[:60]}; expected text and answer_start, two lists"
             )
-        spans = []
-        for string, start in zip(strings, starts, strict=True):
-            if context[start : start + len(string)] != string:
-                raise ValueError(
-                    f"{where}: {string[:40]!r} does not stand at character {start} of the context, "
-                    f"but {context[start : start + len(string)][:40]!r}"
-                )
-            spans.append((start, start + len(string)))
-        targets.append(tuple(spans))
+        if len(strings) != len(starts):
+            raise ValueError(
+                f"{where} has {len(strings)} in text and {len(starts)} in answer_start; expected a "
+                "start for each"
+            )
+        targets.append(tuple(_span(where, context, *answer) for answer in zip(strings, starts)))
     return Examples("spans", texts, targets, table)
+
+
+def _span(where: str, context: str, string, start) -> tuple[int, int]:
+    """(start, end) of an answer in its context; ValueError where it does not stand there."""
+    if not isinstance(string, str) or not string:
+        raise ValueError(f"{where} has the text {string!r:.60}; expected words of the context")
+    if type(start) is not int or start < 0:
+        raise ValueError(
+            f"{where} has the answer_start {start!r:.60}; expected a whole number of at least 0"
+        )
+    end = start + len(string)
+    if context[start:end] != string:
+        raise ValueError(
+            f"{where}: {string[:40]!r} does not stand at character {start} of the context, but "
+            f"{context[start:end][:40]!r}"
+        )
+    return start, end
