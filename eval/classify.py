@@ -2,7 +2,8 @@
 
 classify: accuracy, f1 (of the second label of two; else the mean over labels), matthews, loss.
 regress: pearson, spearman, mean squared error. choice: accuracy. tokens: accuracy, and precision,
-recall and F1 of entities where the labels are IOB2 tags. spans: exact match and F1 of answers.
+recall and F1 of entities where the labels are IOB2 tags (an entity in words that a row has no room for
+is missed; accuracy is of the words that are read). spans: exact match and F1 of answers.
 """
 
 from collections.abc import Callable, Mapping
@@ -53,7 +54,8 @@ def build(model, task: str, data: Mapping, place: Callable | None = None) -> Cal
     """`run(variables) -> {name: float}`.
 
     data: `batches` (with `rows`, 0 for a row that only fills), `targets` of all rows, `labels`, and
-    for spans `windows`, `texts`, `golds`; `threshold`, `longest` are optional.
+    for spans `windows`, `texts`, `golds`; `threshold`, `longest` are optional, and for tokens `tags`,
+    the targets with the words that no slot reads, at slot -1.
     """
 
     @jax.jit
@@ -95,13 +97,21 @@ def _tokens(found, data) -> dict:
     labels, guess = data["labels"], found.argmax(-1)
     ours, gold = [], []
     for row, pairs in zip(guess, data["targets"], strict=True):
-        gold.append([labels[label] for _, label in pairs])
-        ours.append([labels[row[slot]] for slot, _ in pairs])
-    flat = lambda rows: np.array([labels.index(tag) for tags in rows for tag in tags])
-    out = {"accuracy": metrics.accuracy(flat(ours), flat(gold))}
-    if all(label == "O" or label[:2] in ("B-", "I-") for label in labels):
-        out.update(entities.scores(ours, gold))
+        gold += [label for _, label in pairs]
+        ours += [int(row[slot]) for slot, _ in pairs]
+    out = {"accuracy": metrics.accuracy(ours, gold)}
+    if all(label == "O" or label[:2] in ("B-", "I-") for label in map(str, labels)):
+        out.update(_entities(guess, data))
     return out
+
+
+def _entities(guess, data) -> dict:
+    """Of whole sentences: a word that was cut off, or that no token stands for, is predicted as O."""
+    labels, ours, gold = data["labels"], [], []
+    for row, pairs in zip(guess, data.get("tags", data["targets"]), strict=True):
+        gold.append([labels[label] for _, label in pairs])
+        ours.append([labels[row[slot]] if slot >= 0 else "O" for slot, _ in pairs])
+    return entities.scores(ours, gold)
 
 
 def _spans(found, data) -> dict:
