@@ -28,6 +28,7 @@ from eval import retrieval
 from models.build import build
 from models.interop import adapters
 from models.interop.untrusted import read_json
+from scripts.baseline import tfidf
 from scripts.convert import is_reference
 from train.core import checkpoint, reference
 from train.core.errors import Parser, cleanly
@@ -121,12 +122,10 @@ def arguments(argv=None):
 
 def recall(searcher: Searcher, queries, passages, length: int) -> dict:
     """{method: metrics} of finding each query's own passage among all distinct ones."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
     known = {text: number for number, text in enumerate(dict.fromkeys(passages))}
     wanted = [known[text] for text in passages]
     sides = {"queries": list(queries), "passages": list(known)}
-    words = TfidfVectorizer(sublinear_tf=True).fit(sides["passages"])
+    words = tfidf(sublinear_tf=True).fit(sides["passages"])
     methods = {
         "embeddings": lambda _, texts: searcher.embed(texts, length),
         "TF-IDF": lambda _, texts: words.transform(texts).toarray().astype(np.float32),

@@ -25,6 +25,7 @@ from models.interop import (
     encoders,
     gguf,
     pth,
+    sentences,
     tensors,
     ties,
     timm,
@@ -227,6 +228,8 @@ def export(
             text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
             (folder / f"{file}.json").write_text(text, encoding="utf-8")
     tensors.write(folder / "model.safetensors", theirs)
+    if options.kind == "encoder" and options.head == "embed":
+        sentences.write(folder, options)
     if tokenizer is not None:
         write_tokenizer(folder, tokenizer, special or {}, chat_template, options)
 

@@ -5,11 +5,14 @@ import json
 import numpy as np
 import pytest
 
+from models import families
 from models.interop import hf
+from models.options import Options
 from scripts import search
-from tests.models.test_adapters import GOLDEN
+from tests.models.test_adapters import GOLDEN, drawn
 from tests.train.test_classify import config
 from train import classify
+from train.data import tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +60,23 @@ def test_a_corpus_without_passages_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("short\n\nlines")
     with pytest.raises(ValueError, match="no passage"):
         search.passages(str(tmp_path / "a.txt"))
+
+
+def test_an_exported_run_pools_as_it_was_trained(tmp_path):
+    """sentence-transformers' files say so; a folder without them is averaged."""
+    o = Options.of(
+        families.row(
+            "bert", "base", vocab=560, context=20, layers=1, width=16, heads=2, head="embed",
+            pooler=False, pool="first",
+        )
+    )  # fmt: skip
+    words = tokenizer.named("wordpiece:560", lambda: ["red blue green cat dog"] * 3, True)
+    special = {role: getattr(words, role) for role in ("pad", "unk", "cls", "sep", "mask")}
+    for pool in ("first", "mean"):
+        hf.export(tmp_path / pool, o.replace(pool=pool), drawn(o), words.raw, special)
+        assert search.load(tmp_path / pool).model.o.pool == pool
+    modules = json.loads((tmp_path / "first" / "modules.json").read_text())
+    assert [module["path"] for module in modules] == ["", "1_Pooling", "2_Normalize"]
 
 
 def test_a_reference_folder_is_averaged_as_its_pooling_says(tmp_path):
