@@ -82,6 +82,19 @@ def check(o, tokens, mask, s: Settings):
     return np.where(inside, tokens, s.fill).astype(np.int32), mask
 
 
+def limits(given, rows: int, s: Settings):
+    """The most new tokens of each row, int32 [B], at most max_new_tokens; ValueError for wrong ones."""
+    given = np.asarray(given)
+    if given.shape != (rows,) or given.dtype.kind not in "iu":
+        raise ValueError(f"limits are {given.dtype} {given.shape}; expected {rows} integers")
+    least = max(s.min_new_tokens, 1)
+    if rows and given.min() < least:
+        raise ValueError(f"a row's limit is {given.min()}; expected at least {least}")
+    if s.forced_last:
+        raise ValueError("forced_last comes at max_new_tokens; it does not go with limits")
+    return np.minimum(given, s.max_new_tokens).astype(np.int32)
+
+
 def _whole(tokens):
     if tokens.dtype.kind not in "iu":
         raise ValueError(f"tokens are {tokens.dtype}; expected whole numbers")
