@@ -106,6 +106,12 @@ class Settings:
         return self.pad if self.pad >= 0 else (self.eos[0] if self.eos else 0)
 
 
+def unused(known: int, vocab: int) -> tuple:
+    """The rows of a model's table that a tokenizer of `known` tokens has no token for: what decoding
+    must `suppress`, since they stand for no text."""
+    return tuple(range(known, vocab))
+
+
 LARGE = 1 << 62
 LIMITS = (
     ("max_new_tokens", 1, LARGE), ("min_new_tokens", 0, LARGE), ("pad", -1, LARGE),

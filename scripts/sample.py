@@ -22,7 +22,7 @@ import numpy as np
 from models import generate as generation
 from models import interop, prompts, streaming
 from models.build import build
-from models.settings import Settings
+from models.settings import Settings, unused
 from scripts import convert
 from train.core import checkpoint, pages
 from train.core.errors import Parser, cleanly
@@ -91,7 +91,7 @@ def load(path) -> Source:
         raise ValueError(f"{path} holds no tokenizer, so that no text can be read or written")
     model, variables = generation.apart(model, jax.device_put(variables))
     ends = (tokenizer.eos,) if tokenizer.eos >= 0 else ()
-    return Source(model, variables, tokenizer, ends, _unused(tokenizer, model.o))
+    return Source(model, variables, tokenizer, ends, unused(tokenizer.vocab, model.o.vocab))
 
 
 def _reference(path):
@@ -105,12 +105,8 @@ def _reference(path):
         ends |= set(named) if isinstance(named, list) else {named}
     ends = tuple(sorted(i for i in ends if type(i) is int and 0 <= i < loaded.options.vocab))
     variables = jax.device_put(loaded.variables)
-    unused = _unused(tokens, loaded.options)
-    return Source(build(loaded.options), variables, tokens, ends, unused)
-
-
-def _unused(tokenizer, o) -> tuple:
-    return tuple(range(tokenizer.vocab, o.vocab))
+    over = unused(tokens.vocab, loaded.options.vocab)
+    return Source(build(loaded.options), variables, tokens, ends, over)
 
 
 def _json(path):
@@ -159,7 +155,7 @@ def room(a, source: Source, ids: list) -> int:
     """The most new tokens: those asked for, else 128 or what the context leaves beside the prompt."""
     if a.max_new_tokens is not None:
         return a.max_new_tokens
-    longest = 0 if source.two else max(map(len, ids), default=0)
+    longest = 1 if source.two else max(map(len, ids), default=0)  # a target begins with one token
     return max(min(128, source.model.o.context - longest), a.min_new_tokens, 1)
 
 

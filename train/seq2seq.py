@@ -161,7 +161,9 @@ def _evaluator(config, o, tokenizer, held, keep=None):
     if "references" not in held or jax.process_count() > 1:
         how["limit"] = -1
     eos = (tokenizer.eos,) if tokenizer else ()
-    data = {"references": (), **held, "eos": eos, "decode": tokenizer and pairs.written(tokenizer)}
+    data = {"references": (), **held, "eos": eos}
+    if tokenizer:
+        data |= {"decode": pairs.written(tokenizer), "known": tokenizer.vocab}
     return translate.build(build(o), data, how, loop.placer(config), keep)
 
 
@@ -187,8 +189,9 @@ def _some(config, o, tokenizer, part, variables) -> list:
         return []
     batch = {name: x[:SHOWN] for name, x in part["batches"][0].items()}
     texts = translate.search(
-        build(o), variables, [batch], pairs.written(tokenizer), (tokenizer.eos,), how
-    )
+        build(o), variables, [batch], pairs.written(tokenizer), (tokenizer.eos,), how,
+        tokenizer.vocab,
+    )  # fmt: skip
     return _rows(part, texts)
 
 
