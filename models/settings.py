@@ -2,6 +2,8 @@
 
 import dataclasses
 
+RULES = ("power", "gnmt")  # of length_rule
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -70,7 +72,7 @@ class Settings:
             )
         if self.nucleus not in ("crossing", "within"):
             raise ValueError(f"nucleus is {self.nucleus!r}; expected 'crossing' or 'within'")
-        if self.length_rule not in ("power", "gnmt"):
+        if self.length_rule not in RULES:
             raise ValueError(f"length_rule is {self.length_rule!r}; expected 'power' or 'gnmt'")
         if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
             raise ValueError(
