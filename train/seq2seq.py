@@ -7,7 +7,7 @@ negative log-likelihood of the target's tokens, each read after those before it 
 with `config.smoothing` of each label spread over the vocabulary (Vaswani et al. 2017, section 5.4).
 Evaluation: that loss without smoothing on held-out pairs and, with `config.decode`, what beam search
 writes for them (`eval.translate`). `config.average` n scores the test part with the mean of the last n
-checkpoints (section 6.1), which is saved beside them; what is written for it stays in written.jsonl.
+checkpoints (section 6.1), which is saved in `averaged/`; what is written for it stays in written.jsonl.
 """
 
 import json

@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 from eval import translate
 from models import families
 from models.build import build, shapes
-from models.interop import tensors
 from models.options import Options
+from scripts import convert, sample
 from tests.train import toy
 from tests.train.test_lm import agree
 from train import seq2seq
@@ -157,8 +157,12 @@ def test_a_run_learns_averages_and_writes(tmp_path):
     kept = [checkpoint.load_params(folder)[0] for folder in checkpoint.folders(tmp_path)]
     assert len(kept) == 2
     mean = forms.flat(jax.tree.map(lambda a, b: (a + b) / 2, *kept))
-    (tmp_path / average.NAME).rename(tmp_path / "model.safetensors")
-    files = tensors.open_folder(tmp_path)
-    assert len(files) == len(mean)
-    for name, x in mean.items():
-        assert np.allclose(files[name.replace("/", ".")], x, atol=1e-7)
+    own, model, variables, known = checkpoint.load_run(average.written(tmp_path, config))
+    averaged = forms.flat(variables["params"])
+    assert averaged.keys() == mean.keys() and model.o == Options.of(config.model.to_dict())
+    assert all(np.allclose(averaged[name], x, atol=1e-7) for name, x in mean.items())
+    assert own.average == 2 and known.vocab <= 280
+    assert sample.load(tmp_path / average.FOLDER).two
+    converted = convert.source(str(tmp_path / average.FOLDER))
+    assert forms.flat(converted.variables["params"]).keys() == mean.keys()
+    assert average.written(tmp_path, ConfigDict({"average": 0})) == tmp_path
