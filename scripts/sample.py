@@ -83,7 +83,9 @@ def load(path) -> Source:
         with contextlib.suppress(FileNotFoundError):
             path = convert.packaged(path.name)
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; --from takes a run, a folder or a .gguf")
+        raise FileNotFoundError(
+            f"{path} does not exist: no run, folder or file, nor an installed package with a model"
+        )
     if path.is_file() or convert.is_reference(path):
         return _reference(path)
     _, model, variables, tokenizer = checkpoint.load_run(path)
