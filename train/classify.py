@@ -207,22 +207,18 @@ def evaluator(config, o: Options, material, part: str, base=None):
 
 
 def _search(config, o, rows, place, slices):
-    """Queries against the distinct passages of the part."""
+    """The distinct queries against the distinct passages of the part."""
     model = build(o)
     score = jax.jit(lambda v, batch: scoring.outputs(model, v, batch, "embed"))
-    known, relevant = {}, []
-    for parts in rows.parts:
-        relevant.append(known.setdefault(parts[1][0].tobytes(), (len(known), parts[1]))[0])
+    sides = [[parts[side][0].tobytes() for parts in rows.parts] for side in (0, 1)]
+    queries, passages, relevant = retrieval.gather(*sides)
 
-    def single(parts):
+    def single(numbers, side):
+        parts = [[rows.parts[n][side]] for n in numbers]
         made = encode.Rows("classify", rows.length, rows.pad, parts, [0] * len(parts))
         return made.batches(config.batch, *slices)
 
-    data = {
-        "queries": single([[parts[0]] for parts in rows.parts]),
-        "passages": single([[part] for _, part in known.values()]),
-        "relevant": relevant,
-    }
+    data = {"queries": single(queries, 0), "passages": single(passages, 1), "relevant": relevant}
     return retrieval.build(lambda v, batches: scoring.collect(score, v, batches, place), data)
 
 
