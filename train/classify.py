@@ -10,7 +10,7 @@ validation metric and stops early; the test part is scored once, with it.
 Losses: negative log-likelihood of the label (by `data.class_weights`), of tags, of the right choice;
 the mean of that of start and end; squared error; and for embeddings that of a query's own passage
 among all of the batch, cosines over `data.temperature` (Henderson et al. 2017; micro-batches see only
-their own passages).
+their own passages; copies of a query's passages are not its negatives).
 """
 
 import json
@@ -164,11 +164,24 @@ def objective(kind: str, scores, batch, temperature: float):
         nats = -pick(ends, targets).mean(1)
         return nats, (jnp.argmax(ends, -1) == targets).all(1)
     if kind == "embed":
-        rows = targets.shape[0]
-        parts = scores.reshape(rows, -1, scores.shape[-1])
-        passages = jnp.swapaxes(parts[:, 1:], 0, 1).reshape(-1, scores.shape[-1])
-        scores, targets = parts[:, 0] @ passages.T / temperature, jnp.arange(rows)
+        scores, targets = contrast(scores, batch["tokens"]) / temperature, jnp.arange(len(targets))
     return -pick(scores, targets), jnp.argmax(scores, -1) == targets
+
+
+def contrast(vectors, tokens):
+    """Cosines of the queries with all passages of the batch, float32 [n, n (k - 1)], -1e9 for no negative.
+
+    vectors [n k, D] and tokens [n, k, T] of a query, its passage, and further negatives; column i is
+    row i's passage. No negatives of a query are the copies of its passages, those of its other rows too.
+    """
+    n, k, _ = tokens.shape
+    by_part = lambda x: jnp.swapaxes(x.reshape(n, k, -1)[:, 1:], 0, 1).reshape(n * (k - 1), -1)
+    scores = vectors.reshape(n, k, -1)[:, 0] @ by_part(vectors).T
+    equal = lambda a, b: (a[:, None] == b[None]).all(-1)
+    query, own = tokens[:, 0], tokens[:, 1]
+    copies = equal(own, by_part(tokens)).astype(jnp.float32)
+    positive = equal(query, query).astype(jnp.float32) @ copies > 0
+    return jnp.where(positive & ~jnp.eye(n, n * (k - 1), dtype=bool), -1e9, scores)
 
 
 def class_weights(config, material):

@@ -138,6 +138,27 @@ def test_another_head_on_a_run_of_ours_starts_fresh(parent, tmp_path):
     classify.run(complete(made), tmp_path / "run")
 
 
+def test_copies_of_a_querys_passages_are_not_its_negatives():
+    """Rows (a, p), (b, p), (c, q), (c, r): each is told from what is not its query's alone."""
+    texts = {"a": 1, "b": 2, "c": 3, "p": 4, "q": 5, "r": 6}
+    pairs = ["ap", "bp", "cq", "cr"]
+    tokens = np.array([[[texts[text], 0] for text in pair] for pair in pairs])
+    axes = {"a": 0, "b": 1, "c": 2, "p": 0, "q": 2, "r": 3}
+    vectors = np.eye(4, dtype=np.float32)[[axes[text] for pair in pairs for text in pair]]
+    nats, right = classify.objective(
+        "embed", vectors, {"targets": np.zeros(4, np.int32), "tokens": tokens}, 1.0
+    )
+    e = np.e  # a: p 1; q, r 0. b: p, q, r 0. c, to q: q 1; p, p 0. c, to r: r, p, p 0
+    want = [np.log((e + 2) / e), np.log(3), np.log((e + 2) / e), np.log(3)]
+    np.testing.assert_allclose(nats, want, rtol=1e-6)
+    negatives = np.stack([tokens[:, 0], tokens[:, 1], tokens[::-1, 1]], 1)
+    scores = classify.contrast(np.ones((12, 1), np.float32), negatives)
+    assert (np.asarray(scores) > 0).astype(int).tolist() == [
+        [1, 0, 1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 1, 0, 0],
+        [1, 1, 1, 0, 0, 0, 1, 1], [1, 1, 0, 1, 0, 0, 1, 1],
+    ]  # fmt: skip
+
+
 def test_class_weights(tmp_path):
     made = config(tmp_path, "classify")
     _, o, material, stream = classify._open(made)
