@@ -2,7 +2,8 @@
 
 classify: accuracy, f1 (of the second label of two; else the mean over labels), matthews, loss.
 regress: pearson, spearman, mean squared error. choice: accuracy. tokens: accuracy, and precision,
-recall and F1 of entities where the labels are IOB2 tags. spans: exact match and F1 of answers.
+recall and F1 of entities where the labels are IOB2 tags. spans: exact match and F1 of answers. Where
+pairs are the candidates of queries (a cross-encoder), mrr, recall@k and ndcg@10 (`eval.retrieval`).
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eval import entities, metrics, spans
+from eval import entities, metrics, retrieval, spans
 from models.likelihood import pick
 
 LABELS = ("targets", "weights", "rows")
@@ -53,7 +54,8 @@ def build(model, task: str, data: Mapping, place: Callable | None = None) -> Cal
     """`run(variables) -> {name: float}`.
 
     data: `batches` (with `rows`, 0 for a row that only fills), `targets` of all rows, `labels`, and
-    for spans `windows`, `texts`, `golds`; `threshold`, `longest` are optional.
+    for spans `windows`, `texts`, `golds`; `threshold`, `longest` are optional, and so are `groups` and
+    `relevant` [N]: rows of a group are ranked by the number or by the second label's odds.
     """
 
     @jax.jit
@@ -62,7 +64,11 @@ def build(model, task: str, data: Mapping, place: Callable | None = None) -> Cal
 
     def run(variables) -> dict:
         found = collect(score, variables, data["batches"], place)
-        return SCORES[task](found, data)
+        named = SCORES[task](found, data)
+        if "groups" in data:
+            value = found[:, -1] - (found[:, 0] if found.shape[1] == 2 else 0)
+            named.update(retrieval.ranked(value, data["relevant"], data["groups"]))
+        return named
 
     return run
 

@@ -1,4 +1,6 @@
-"""Rankings: reciprocal rank, recall at k and normalised discounted gain, and search by embeddings.
+"""Rankings: reciprocal rank, recall at k and normalised discounted gain, of candidates and of search.
+
+A cross-encoder scores each query's candidates (`ranked`), embeddings find passages among all (`build`).
 
 A ranking is the positions of the relevant passages among all, best score first. Equal scores are
 ranked against the system (the relevant passage comes last), so that a constant score wins nothing; so
@@ -45,6 +47,20 @@ def metrics(ranks, ks=(1, 5, 10), depth: int = 10) -> dict:
         gains.append(np.sum(1 / np.log2(1 + r[r <= depth])) / best)
     out[f"ndcg@{depth}"] = float(np.mean(gains))
     return out
+
+
+def ranked(scores, relevant, groups) -> dict:
+    """The metrics of ranking each query's own candidates: scores, relevant bool, groups, all [N].
+
+    Candidates of one group are those of one query; a query without a relevant one is left out.
+    """
+    rows = {}
+    for row, group in enumerate(groups):
+        rows.setdefault(group, []).append(row)
+    scores, relevant, ranks = np.asarray(scores), np.asarray(relevant, bool), []
+    for own in rows.values():
+        ranks += relevant_ranks(scores[own][None], relevant[own][None])
+    return metrics(ranks)
 
 
 def nearest(queries, passages, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -82,6 +82,14 @@ def test_a_query_in_several_pairs_has_several_relevant_passages():
     assert (found["mrr"], found["recall@1"], found["ndcg@10"]) == (1.0, 0.75, 1.0)
 
 
+def test_candidates_are_ranked_within_their_query():
+    groups = ["a", "b", "a", "b", "a", "c"]
+    scores, relevant = [0.1, 0.9, 0.5, 0.8, 0.4, 5.0], [0, 0, 1, 1, 1, 0]  # a: ranks 1, 2; b: 2
+    found = retrieval.ranked(scores, relevant, groups)
+    assert found["mrr"] == 0.75 and found["recall@1"] == 0.25 and found["recall@5"] == 1
+    assert found["ndcg@10"] == pytest.approx((1 + 1 / np.log2(3)) / 2)
+
+
 def test_nan_of_another_passage_is_ahead():
     ranks = retrieval.relevant_ranks([[np.nan, 0.5, 1.0, np.nan]], [[0, 1, 0, 1]])
     assert ranks[0].tolist() == [3, 4]
