@@ -90,7 +90,11 @@ def gather(queries, passages) -> tuple[list, list, list]:
             rows.append(row)
         _, wanted = asked.setdefault(query, (row, {}))
         wanted[known[passage]] = True
-    return [row for row, _ in asked.values()], rows, [list(numbers) for _, numbers in asked.values()]
+    return (
+        [row for row, _ in asked.values()],
+        rows,
+        [list(numbers) for _, numbers in asked.values()],
+    )
 
 
 def build(embed: Callable, data: Mapping) -> Callable:

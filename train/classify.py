@@ -2,7 +2,8 @@
 
     python -m train --config=configs/sentiment.py:tiny --workdir=runs/a
 
-Starts from `config.init` (a run of ours, a reference folder) or from scratch. The whole model, a part
+Starts from `config.init` (a run of ours, a reference folder) or from scratch. `model.head="none"`
+takes the head that `data.task` asks for, with as many labels as the data has. The whole model, a part
 (`optim.freeze`), or low-rank adapters (`config.lora`) are trained; `layer_decay` d multiplies the rate
 of layer i of L by d^(L-i) (Howard and Ruder 2018). `config.best` keeps the best checkpoint by a
 validation metric and stops early; the test part is scored once, with it.
@@ -25,7 +26,8 @@ from eval import retrieval
 from models.build import build, shapes
 from models.likelihood import pick
 from models.options import Options
-from train.core import checkpoint, forms, loop, lora, origin, shard
+from train.core import checkpoint, forms, loop, lora, origin, sections, shard
+from train.core.config import DEFAULTS
 from train.core.fit import Fitted, fit
 from train.core.layerwise import layerwise
 from train.core.plan import Plan, plan
@@ -72,12 +74,13 @@ def check(config) -> tuple[Plan, dict]:
 def _open(config):
     """(config with what was found out, options, material, stream); ValueError where they don't fit."""
     config = config.copy_and_resolve_references().unlock()
+    sections.section(config, "data", {**DEFAULTS["data"], **labelled.FIELDS})
+    task = config.data.get("task", "classify")
+    heads = labelled.HEADS.get(task, ())
     if config.init.get("model", False):
         config.model = origin.inherited(config).plain()
     o = Options.of(config.model.to_dict())
-    task = config.data.get("task", "classify")
-    heads = labelled.HEADS.get(task, ())
-    if o.kind != "encoder" or (heads and o.head not in heads):
+    if o.kind != "encoder" or (heads and o.head not in ("none", *heads)):
         raise ValueError(
             f"config.data.task={task!r} needs an encoder with model.head={heads[0]!r}; config.model "
             f"is a {o.kind} with head={o.head!r}"
@@ -86,6 +89,9 @@ def _open(config):
     loop.fits(o, tokenizer)
     material = tasks.open_material(config, tokenizer)
     wanted = 1 if task == "regress" else len(material.labels)
+    if o.head == "none":
+        o = o.replace(head=heads[0], labels=wanted)
+        config.model = o.plain()
     if wanted and o.labels != wanted:
         raise ValueError(
             f"the data has {wanted} labels, config.model.labels is {o.labels}; "

@@ -11,7 +11,9 @@ from models import families
 from models.options import Options
 from train import classify
 from train.core import checkpoint, forms, log
+from train.core import config as configs
 from train.core.config import complete
+from train.data import labelled
 
 SIZE = {
     "vocab": 600, "context": 24, "layers": 2, "width": 32, "heads": 2, "ff": 64,
@@ -159,6 +161,34 @@ def test_copies_of_a_querys_passages_are_not_its_negatives():
     ]  # fmt: skip
 
 
+def test_a_cross_encoder_ranks_the_candidates_of_each_query(tmp_path):
+    rows = [
+        {"query": f"q{n // 4}", "text": f"w{n // 4}", "passage": f"{GOOD[0] if n % 4 == 1 else BAD[0]} {n}",
+         "label": int(n % 4 == 1)}
+        for n in range(64)
+    ]  # fmt: skip
+    made = config(tmp_path, "classify", steps=30, **{"data.rank": "query", "data.pair": "passage"})
+    for part in ("train", "valid"):
+        (tmp_path / f"{part}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    found = classify.run(made, tmp_path / "run").metrics
+    assert found["valid/mrr"] == found["valid/ndcg@10"] == found["valid/recall@1"] == 1
+
+
+@pytest.mark.parametrize("task", HEADS)
+def test_the_table_variant_takes_every_task(tmp_path, task):
+    own = config(tmp_path, task)
+    made = configs.load("configs/minilm.py:table")
+    assert set(made.data) == {*configs.DEFAULTS["data"], *labelled.FIELDS}
+    made.model.update({**SIZE, "dtype": "float32"})
+    made.init.reference = ""
+    made.update(batch=16, length=24)
+    made.data.update({n: own.data[n] for n in ("train", "task", "tokenizer", "pair", "stride")})
+    planned, batch = classify.check(made)
+    _, o, material, _ = classify._open(made)
+    assert o.head == own.model.head and o.labels == HEADS[task] and len(batch["targets"]) == 16
+    assert set(material.rows) == {"train", "valid", "test"} and "valid" in planned.task.evaluators
+
+
 def test_class_weights(tmp_path):
     made = config(tmp_path, "classify")
     _, o, material, stream = classify._open(made)
@@ -199,6 +229,9 @@ def test_layerwise_rates():
         ({"model.vocab": 300}, "model.vocab="),
         ({"data.tokenizer": ""}, "config.data.tokenizer is empty"),
         ({"init.model": True}, "takes the model of init"),
+        ({"data.valid_shar": 0.1}, 'no field .valid_shar.; did you mean "valid_share"'),
+        ({"data.classweights": (1.0, 2.0)}, 'did you mean "class_weights"'),
+        ({"data.balanced": 1}, "config.data.balanced is 1; expected bool"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path, changes, words):
