@@ -122,3 +122,18 @@ SCORES = {
     "tokens": _tokens,
     "spans": _spans,
 }
+NAMES = {
+    "classify": ("accuracy", "f1", "matthews", "loss"),
+    "regress": ("pearson", "spearman", "squared_error"),
+    "choice": ("accuracy",),
+    "tokens": ("accuracy", "precision", "recall", "f1"),
+    "spans": ("exact", "f1", "no_answer", "has_answer_f1", "best_f1", "best_threshold"),
+    "embed": retrieval.NAMES,
+}
+
+
+def names(task: str, labels=(), ranked: bool = False) -> tuple:
+    """Every metric that an evaluation of a task can have; some depend on what the rows hold."""
+    kinds = dict.fromkeys(str(tag)[2:] for tag in labels if str(tag)[:2] in ("B-", "I-"))
+    types = [f"f1/{kind}" for kind in kinds if task == "tokens"]
+    return (*NAMES[task], *types, *(retrieval.NAMES if ranked else ()))

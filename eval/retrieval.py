@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+NAMES = ("mrr", "recall@1", "recall@5", "recall@10", "ndcg@10")
 BLOCK = 256  # queries at a time, so that memory is bounded
 
 

@@ -11,8 +11,9 @@ JSONL, Parquet, an embedded name) or table; documents are cut at empty lines int
 longer than `--length` tokens are embedded by their beginning, and how many is said.
 
 `--pairs` takes a table of queries and the passages that answer them (a query with several stands in
-several rows), and prints how often a query finds its own among all distinct passages: recall at 1, 5 and 10, reciprocal rank, and the same for
-the ranking by rare words that both have (TF-IDF cosines, scikit-learn).
+several rows), and prints how often a query finds its own among all distinct passages: recall at 1, 5
+and 10, reciprocal rank, and the same for the ranking by rare words that both have (TF-IDF cosines,
+scikit-learn).
 """
 
 import sys

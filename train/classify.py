@@ -26,7 +26,7 @@ from eval import retrieval
 from models.build import build, shapes
 from models.likelihood import pick
 from models.options import Options
-from train.core import checkpoint, forms, loop, lora, origin, sections, shard
+from train.core import best, checkpoint, forms, loop, lora, origin, sections, shard
 from train.core.config import DEFAULTS
 from train.core.fit import Fitted, fit
 from train.core.layerwise import layerwise
@@ -68,7 +68,9 @@ def check(config) -> tuple[Plan, dict]:
     base = None
     if lora.settings(config)["rank"]:
         base = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), shapes(o))
-    return plan(config, make_task(config, o, material, stream, base)), stream.batch(0)
+    task = make_task(config, o, material, stream, base)
+    best.expect(config, task)
+    return plan(config, task), stream.batch(0)
 
 
 def _open(config):
@@ -136,9 +138,11 @@ def make_task(config, o: Options, material, stream, base=None) -> Task:
             sums["accuracy"] = (right * batch["weights"]).sum(), batch["weights"].sum()
         return value / totals["rows"], (extra, sums)
 
-    evaluators = {}
+    evaluators, measures = {}, {}
     if "valid" in material.rows:
         evaluators["valid"] = evaluator(config, o, material, "valid", base)
+        ranked = "groups" in material.rows["valid"].extra
+        measures["valid"] = scoring.names(kind, material.labels, ranked)
     low_rank = dict(init=lambda key: (lora.init(key, base, how), {}), frozen=base, based=True)
     return loop.task(
         model,
@@ -147,6 +151,7 @@ def make_task(config, o: Options, material, stream, base=None) -> Task:
         loss=loss,
         totals=totals,
         evaluators=evaluators,
+        measures=measures,
         rules=lora.RULES,
         adopt=r"^(score|head|pool)/",
         assets=lambda folder: _write_assets(folder, material),

@@ -85,6 +85,8 @@ def test_every_task_learns(tmp_path, task, metric, start):
     made = config(tmp_path, task, 256, steps=80, **{"optim.lr": 3e-3, "optim.warmup": 8})
     fitted = classify.run(made, tmp_path / "run")
     assert fitted.metrics[f"valid/{metric}"] >= start
+    given = {name.partition("/")[2] for name in fitted.metrics if name.startswith("valid/")}
+    assert given <= set(fitted.plan.task.measures["valid"])
     losses = [row["loss"] for row in log.read(tmp_path / "run") if "loss" in row]
     assert np.mean(losses[-4:]) < losses[0]
 
@@ -231,6 +233,8 @@ def test_layerwise_rates():
         ({"init.model": True}, "takes the model of init"),
         ({"data.valid_shar": 0.1}, 'no field .valid_shar.; did you mean "valid_share"'),
         ({"data.classweights": (1.0, 2.0)}, 'did you mean "class_weights"'),
+        ({"best.metric": "valid/acuracy"}, 'did you mean "valid/accuracy"'),
+        ({"best.metric": "valid/accuracy", "data.valid": ""}, "none: no part is held out"),
         ({"data.balanced": 1}, "config.data.balanced is 1; expected bool"),
     ],
 )
