@@ -46,6 +46,13 @@ from models import families
 
 VARIANTS = ("tiny", "spam", "sections", "squad", "table")
 FAST = dict(dtype="bfloat16", stream="float32")
+DATA = dict(
+    train="data/spam.jsonl.gz", valid="", test="", valid_share=0.1, test_share=0.2, group="group",
+    task="classify", tokenizer="", truncate=True, cut="end", pool=0, text="text", pair="",
+    label="label", labels=(), class_weights=(), balanced=False, rank="", words="words", tags="tags",
+    choices="choices", question="question", context="context", answers="answers", negative="",
+    temperature=0.05, stride=96, longest=30, threshold=0.0,
+)  # fmt: skip
 ADAM = dict(b2=0.999, eps=1e-6, weight_decay=0.01, clip=1.0)
 
 
@@ -59,37 +66,7 @@ def get_config(variant="tiny"):
             length=256,
             layer_decay=0.9,
             model=families.row("bert", "minilm-l6", head="classify", labels=2, **FAST),
-            data=dict(
-                train="data/spam.jsonl.gz",
-                valid="",
-                test="",
-                valid_share=0.1,
-                test_share=0.2,
-                group="group",
-                task="classify",
-                tokenizer="",
-                truncate=True,
-                cut="end",
-                pool=0,
-                text="text",
-                pair="",
-                label="label",
-                labels=(),
-                class_weights=(),
-                balanced=False,
-                rank="",
-                words="words",
-                tags="tags",
-                choices="choices",
-                question="question",
-                context="context",
-                answers="answers",
-                negative="",
-                temperature=0.05,
-                stride=96,
-                longest=30,
-                threshold=0.0,
-            ),
+            data=DATA,
             optim=dict(name="adamw", lr=1e-4, schedule="linear", warmup=40, end=0.0, **ADAM),
             best=dict(metric="valid/accuracy", mode="max", patience=0),
             eval=dict(every=100),
@@ -117,17 +94,7 @@ def get_config(variant="tiny"):
     if variant == "squad":
         _squad(config)
     if variant == "tiny":
-        config.update(steps=240, length=64, layer_decay=1.0)
-        config.model = families.row(
-            "bert", "base", vocab=4096, context=64, layers=2, width=96, heads=2, head="classify",
-            labels=1, drop_embed=0.1, drop_attn=0.0, drop_resid=0.1,
-        )  # fmt: skip
-        config.data.update(
-            train="vader-tweets", task="regress", group="", label="mean", tokenizer="wordpiece:4096"
-        )
-        config.init.reference = ""
-        config.optim.update(lr=1e-3, warmup=24)
-        config.best.metric = "valid/pearson"
+        _tiny(config)
     return config
 
 
@@ -139,3 +106,17 @@ def _squad(config):
     config.best.metric = "valid/f1"
     config.eval.every = 280
     config.checkpoint.every = 280
+
+
+def _tiny(config):
+    config.update(steps=240, length=64, layer_decay=1.0)
+    config.model = families.row(
+        "bert", "base", vocab=4096, context=64, layers=2, width=96, heads=2, head="classify",
+        labels=1, drop_embed=0.1, drop_attn=0.0, drop_resid=0.1,
+    )  # fmt: skip
+    config.data.update(
+        train="vader-tweets", task="regress", group="", label="mean", tokenizer="wordpiece:4096"
+    )
+    config.init.reference = ""
+    config.optim.update(lr=1e-3, warmup=24)
+    config.best.metric = "valid/pearson"
