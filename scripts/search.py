@@ -10,9 +10,10 @@ to length one). `--corpus` is any source of documents (`train.data.sources`: a t
 JSONL, Parquet, an embedded name) or table; documents are cut at empty lines into passages. Passages
 longer than `--length` tokens are embedded by their beginning, and how many is said.
 
-`--pairs` takes a table of queries and the passages that answer them, and prints how often a query
-finds its own among all distinct passages: recall at 1, 5 and 10, reciprocal rank, and the same for
-the ranking by rare words that both have (TF-IDF cosines, scikit-learn).
+`--pairs` takes a table of queries and the passages that answer them (a query with several stands in
+several rows), and prints how often a query finds its own among all distinct passages: recall at 1, 5
+and 10, reciprocal rank, and the same for the ranking by rare words that both have (TF-IDF cosines,
+scikit-learn).
 """
 
 import sys
@@ -121,16 +122,15 @@ def arguments(argv=None):
 
 
 def recall(searcher: Searcher, queries, passages, length: int) -> dict:
-    """{method: metrics} of finding each query's own passage among all distinct ones."""
-    known = {text: number for number, text in enumerate(dict.fromkeys(passages))}
-    wanted = [known[text] for text in passages]
-    sides = {"queries": list(queries), "passages": list(known)}
+    """{method: metrics} of finding each query's own passages among all distinct ones."""
+    asked, known, relevant = retrieval.gather(queries, passages)
+    sides = {"queries": [queries[n] for n in asked], "passages": [passages[n] for n in known]}
     words = tfidf(sublinear_tf=True).fit(sides["passages"])
     methods = {
         "embeddings": lambda _, texts: searcher.embed(texts, length),
         "TF-IDF": lambda _, texts: words.transform(texts).toarray().astype(np.float32),
     }
-    data = {**sides, "relevant": wanted}
+    data = {**sides, "relevant": relevant}
     return {name: retrieval.build(embed, data)(None) for name, embed in methods.items()}
 
 
@@ -144,7 +144,8 @@ def main(argv=None):
     if a.pairs:
         table = tables.read(a.pairs)
         sides = table.column(a.query), table.column(a.passage)
-        print(f"{len(table):,} queries, {len(set(sides[1])):,} passages of {a.pairs}", flush=True)
+        counts = [len(set(side)) for side in sides]
+        print(f"{counts[0]:,} queries, {counts[1]:,} passages of {a.pairs}", flush=True)
         for name, found in recall(searcher, *sides, a.length).items():
             print(f"{name}: " + "  ".join(f"{key} {value:.4f}" for key, value in found.items()))
         return

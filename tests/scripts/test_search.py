@@ -47,6 +47,18 @@ def test_embeddings_have_length_one_and_keep_their_order(runs):
     assert searcher.cut == 1
 
 
+def test_a_query_of_several_passages_is_asked_once():
+    class Given:
+        def embed(self, texts, length):
+            table = {"pear plum": [1, 1, 0], "pear tree": [1, 0, 0], "plum tree": [0, 1, 0]}
+            return np.float32([table.get(text, [0, 0, 1]) for text in texts])
+
+    queries = ["pear plum", "pear plum", "rose"]
+    every = search.recall(Given(), queries, ["pear tree", "plum tree", "rose bush"], 8)
+    for found in every.values():
+        assert (found["mrr"], found["recall@1"], found["ndcg@10"]) == (1.0, 0.75, 1.0)
+
+
 def test_what_gives_no_embeddings_is_refused(runs):
     with pytest.raises(ValueError, match="head='classify'; search needs embed"):
         search.load(runs / "classify")

@@ -9,6 +9,10 @@
     choice    text choices label                   the index of the right choice
     spans     question context answers             {"text": [...], "answer_start": [...]}; empty: none
     embed     text pair [negative]                 a query and the passage that answers it
+
+With `data.rank` (classify with two labels, regress) rows with the same value of that column are the
+candidates of one query, and the scores rank them (a cross-encoder): relevant are those of the second
+label, or of a number above 0.
 """
 
 import dataclasses
@@ -32,6 +36,14 @@ HEADS = {  # the head that a task trains
     "embed": ("embed",),
 }
 PARTS = ("train", "valid", "test")
+FIELDS = {  # of config.data, with their defaults
+    "train": "", "valid": "", "test": "", "valid_share": 0.0, "test_share": 0.0, "group": "", "rank": "",
+    "task": "classify", "labels": (), "class_weights": (), "balanced": False, "temperature": 0.05,
+    "text": "text", "pair": "", "label": "label", "words": "words", "tags": "tags",
+    "choices": "choices", "question": "question", "context": "context", "answers": "answers",
+    "negative": "", "truncate": False, "cut": "end", "pool": 0, "stride": 128, "longest": 30,
+    "threshold": 0.0,
+}  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -55,8 +67,8 @@ def open_parts(config) -> tuple[dict, dict]:
     """({part: table}, counts) of `config.data`: `train`, and `valid`, `test` where they are asked for.
 
     A part without a source of its own is cut off the training table: `data.valid_share` and
-    `data.test_share` of its groups. A group are the rows with the same value of `data.group`, or, if
-    that is empty, with the same text but for case and what is neither letter nor digit; so that no
+    `data.test_share` of its groups. A group are the rows with the same value of `data.group` or
+    `data.rank`, or, if both are empty, with the same text but for case and what is neither letter nor digit; so that no
     text stands on both sides. Counts: rows of each part, and `repeated`, rows of the training
     sources that repeat an earlier one's text.
     """
@@ -88,7 +100,7 @@ def open_parts(config) -> tuple[dict, dict]:
 
 def groups(table: Table, config) -> list:
     """A key for each row; rows with equal keys stay on one side of a split."""
-    column = get(config, "data.group", "")
+    column = get(config, "data.group", "") or get(config, "data.rank", "")
     if column:
         return [f"{value}" for value in table.column(column, (str, int))]
     task = get(config, "data.task", "classify")
@@ -128,8 +140,7 @@ def split(keys, shares: dict) -> dict:
 
 
 def _name(config, field: str) -> str:
-    defaults = {"pair": "", "negative": ""}
-    return get(config, f"data.{field}", defaults.get(field, field))
+    return get(config, f"data.{field}", FIELDS[field])
 
 
 def examples(table: Table, config, labels=()) -> Examples:
@@ -166,6 +177,22 @@ def examples(table: Table, config, labels=()) -> Examples:
     found, where = column("label", str, int, bool), _name(config, "label")
     labels = known.classes(table, found, where, labels)
     return Examples(task, texts, known.indices(table, found, labels, where), table, labels)
+
+
+def ranking(made: Examples, config) -> dict:
+    """{groups, relevant} of `data.rank`: each row's query, and whether it answers that; {} without it."""
+    column = get(config, "data.rank", "")
+    if not column:
+        return {}
+    if made.task not in ("classify", "regress") or len(made.labels) not in (0, 2):
+        raise ValueError(
+            f"config.data.rank={column!r} ranks by two labels (task classify) or a number (regress); "
+            f"the task is {made.task} with {len(made.labels)} labels"
+        )
+    relevant = [target > 0 for target in made.targets]
+    if not any(relevant):
+        raise ValueError(f"{made.table.where(0)} and on: no row is relevant, so nothing is ranked")
+    return {"groups": made.table.column(column, (str, int)), "relevant": relevant}
 
 
 def _numbers(table, column) -> list:

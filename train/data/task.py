@@ -127,6 +127,7 @@ def open_material(config, tokenizer) -> Material:
         made.trim = task not in ("spans", "tokens")  # their scores are joined over batches
         if made.cut:
             counts[f"{part} cut"] = made.cut
+        made.extra.update(labelled.ranking(examples, config))
         rows[part] = made
     return Material(task, tokenizer, rows, labels, counts)
 

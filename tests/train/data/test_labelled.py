@@ -30,6 +30,22 @@ def test_labels_are_found_and_sorted():
     assert given.targets == [1, 0, 1]
 
 
+def test_candidates_of_a_query_are_ranked_by_their_label():
+    rows = [{"q": q, "text": f"t{n}", "label": n % 2} for n, q in enumerate("aabbb")]
+    asked = config(rank="q")
+    found = labelled.ranking(labelled.examples(table(*rows), asked), asked)
+    assert found == {"groups": list("aabbb"), "relevant": [False, True, False, True, False]}
+    assert labelled.groups(table(*rows), asked) == list("aabbb")  # on one side of a split
+    assert labelled.ranking(labelled.examples(table(*rows), config()), config()) == {}
+    number = config(rank="q", task="regress")
+    assert labelled.ranking(labelled.examples(table(*rows), number), number) == found
+    with pytest.raises(ValueError, match="t.csv, line 2 and on: no row is relevant"):
+        labelled.ranking(labelled.examples(table(*rows[::2]), asked, (0, 1)), asked)
+    rows[0]["label"] = 7
+    with pytest.raises(ValueError, match="the task is classify with 3 labels"):
+        labelled.ranking(labelled.examples(table(*rows), asked), asked)
+
+
 def test_every_task_reads_its_columns():
     pair = config(pair="b", task="regress", label="score")
     found = labelled.examples(table({"text": "x", "b": "y", "score": "2.5"}), pair)
