@@ -50,6 +50,9 @@ def get_config(variant="tiny"):
                 test_share=0.2,
                 tokenizer="",
                 truncate=False,
+                pair="",
+                class_weights=(),
+                balanced=False,
             ),
             optim=dict(
                 name="adamw", lr=1e-4, schedule="linear", warmup=66, end=0.0, b2=0.999, eps=1e-6,

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from eval import perplexity
 from models.build import count
-from scripts import convert, sample
+from scripts import sample
 from train.core import pages
 from train.core.errors import cleanly, nearest
 from train.data import sources, text
@@ -85,7 +85,7 @@ def main(argv=None):
     for name in columns:
         table.add_column(name, justify="left" if name == "model" else "right")
     for name in a.models:
-        loaded = sample.load(name if Path(name).exists() else convert.packaged(name))
+        loaded = sample.load(name)
         found, o = score(loaded, content, a.length), loaded.model.o
         table.add_row(
             name, f"{count(o):,}", f"{loaded.tokenizer.vocab:,}", f"{found['tokens']:,.0f}",

@@ -2,7 +2,9 @@
 
 classify: accuracy, f1 (of the second label of two; else the mean over labels), matthews, loss.
 regress: pearson, spearman, mean squared error. choice: accuracy. tokens: accuracy, and precision,
-recall and F1 of entities where the labels are IOB2 tags. spans: exact match and F1 of answers.
+recall and F1 of entities where the labels are IOB2 tags (an entity in words that a row has no room for
+is missed; accuracy is of the words that are read). spans: exact match and F1 of answers. Where pairs are
+the candidates of queries (a cross-encoder), mrr, recall@k and ndcg@10 (`eval.retrieval`).
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eval import entities, metrics, spans
+from eval import entities, metrics, retrieval, spans
 from models.likelihood import pick
 
 LABELS = ("targets", "weights", "rows")
@@ -53,7 +55,9 @@ def build(model, task: str, data: Mapping, place: Callable | None = None) -> Cal
     """`run(variables) -> {name: float}`.
 
     data: `batches` (with `rows`, 0 for a row that only fills), `targets` of all rows, `labels`, and
-    for spans `windows`, `texts`, `golds`; `threshold`, `longest` are optional.
+    for spans `windows`, `texts`, `golds`; `threshold`, `longest` are optional, and for tokens `tags`,
+    the targets with the words that no slot reads, at slot -1. So are `groups` and `relevant` [N]: rows
+    of a group are ranked by the number or by the second label's odds.
     """
 
     @jax.jit
@@ -62,7 +66,11 @@ def build(model, task: str, data: Mapping, place: Callable | None = None) -> Cal
 
     def run(variables) -> dict:
         found = collect(score, variables, data["batches"], place)
-        return SCORES[task](found, data)
+        named = SCORES[task](found, data)
+        if "groups" in data:
+            value = found[:, -1] - (found[:, 0] if found.shape[1] == 2 else 0)
+            named.update(retrieval.ranked(value, data["relevant"], data["groups"]))
+        return named
 
     return run
 
@@ -95,13 +103,21 @@ def _tokens(found, data) -> dict:
     labels, guess = data["labels"], found.argmax(-1)
     ours, gold = [], []
     for row, pairs in zip(guess, data["targets"], strict=True):
-        gold.append([labels[label] for _, label in pairs])
-        ours.append([labels[row[slot]] for slot, _ in pairs])
-    flat = lambda rows: np.array([labels.index(tag) for tags in rows for tag in tags])
-    out = {"accuracy": metrics.accuracy(flat(ours), flat(gold))}
-    if all(label == "O" or label[:2] in ("B-", "I-") for label in labels):
-        out.update(entities.scores(ours, gold))
+        gold += [label for _, label in pairs]
+        ours += [int(row[slot]) for slot, _ in pairs]
+    out = {"accuracy": metrics.accuracy(ours, gold)}
+    if all(label == "O" or label[:2] in ("B-", "I-") for label in map(str, labels)):
+        out.update(_entities(guess, data))
     return out
+
+
+def _entities(guess, data) -> dict:
+    """Of whole sentences: a word that was cut off, or that no token stands for, is predicted as O."""
+    labels, ours, gold = data["labels"], [], []
+    for row, pairs in zip(guess, data.get("tags", data["targets"]), strict=True):
+        gold.append([labels[label] for _, label in pairs])
+        ours.append([labels[row[slot]] if slot >= 0 else "O" for slot, _ in pairs])
+    return entities.scores(ours, gold)
 
 
 def _spans(found, data) -> dict:
@@ -116,3 +132,18 @@ SCORES = {
     "tokens": _tokens,
     "spans": _spans,
 }
+NAMES = {
+    "classify": ("accuracy", "f1", "matthews", "loss"),
+    "regress": ("pearson", "spearman", "squared_error"),
+    "choice": ("accuracy",),
+    "tokens": ("accuracy", "precision", "recall", "f1"),
+    "spans": ("exact", "f1", "no_answer", "has_answer_f1", "best_f1", "best_threshold"),
+    "embed": retrieval.NAMES,
+}
+
+
+def names(task: str, labels=(), ranked: bool = False) -> tuple:
+    """Every metric that an evaluation of a task can have; some depend on what the rows hold."""
+    kinds = dict.fromkeys(str(tag)[2:] for tag in labels if str(tag)[:2] in ("B-", "I-"))
+    types = [f"f1/{kind}" for kind in kinds if task == "tokens"]
+    return (*NAMES[task], *types, *(retrieval.NAMES if ranked else ()))

@@ -17,8 +17,11 @@ def confusion(predicted, gold, labels: int) -> np.ndarray:
     """int64 [C,C]: how often gold label i was predicted as j. ValueError for a label out of range."""
     predicted, gold = _same(predicted, gold)
     for name, x in (("predicted", predicted), ("gold", gold)):
+        if x.dtype.kind not in "iub":
+            raise ValueError(f"{name} labels are {x.dtype}; expected whole numbers")
         if x.min() < 0 or x.max() >= labels:
             raise ValueError(f"{name} labels lie in {x.min()}..{x.max()}; expected 0..{labels - 1}")
+    predicted, gold = predicted.astype(np.int64), gold.astype(np.int64)
     return np.bincount(gold * labels + predicted, minlength=labels**2).reshape(labels, labels)
 
 
@@ -49,10 +52,21 @@ def matthews(predicted, gold, labels: int) -> float:
 
 
 def pearson(a, b) -> float:
-    """The linear correlation of two vectors; 0 where one of them is constant."""
+    """The linear correlation of two vectors; 0 where one of them is constant, NaN with inf or NaN."""
     a, b = (np.asarray(x, np.float64) for x in _same(a, b))
-    a, b = (x - x.mean() if np.ptp(x) else 0 * x for x in (a, b))  # mean of 0.1, 0.1, 0.1: not 0.1
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return float("nan")
+    a, b = (_centred(x) for x in (a, b))
     return _ratio(a @ b, np.sqrt((a @ a) * (b @ b)))
+
+
+def _centred(x):
+    """x less its mean, in a unit in which no square overflows or vanishes; 0 if x is constant."""
+    if (x == x[0]).all():  # the mean of 0.1, 0.1, 0.1 is not 0.1
+        return 0 * x
+    unit = lambda x: np.ldexp(x, -np.frexp(np.abs(x).max())[1])  # by a power of 2, which is exact
+    x = unit(x)
+    return unit(x - x.mean())
 
 
 def ranks(x) -> np.ndarray:

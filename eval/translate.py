@@ -14,34 +14,39 @@ import numpy as np
 from eval import overlap
 from models.generate import apart, generate
 from models.likelihood import token_log_probs
-from models.settings import Settings
+from models.settings import Settings, unused
 
 EXTRA = 50  # a target is at most so much longer than its source (Vaswani et al. 2017, section 6.1)
 
 
-def settings(o, beams: int, alpha: float, rule: str, source: int, eos: tuple) -> Settings:
-    """The paper's search: `beams`, length penalty alpha, at most source + 50 new tokens."""
+def settings(
+    o, beams: int, alpha: float, rule: str, source: int, eos: tuple, known: int = 0
+) -> Settings:
+    """The paper's search: `beams`, length penalty alpha, at most source + 50 new tokens, of the
+    tokenizer's `known` ones (0: of all that the model has)."""
     room = (
         o.context - 1 if o.positions in ("learned", "sinusoidal", "sinusoidal_halves") else 1 << 20
     )
     return Settings(
         max_new_tokens=min(source + EXTRA, room), eos=eos, num_beams=beams, length_penalty=alpha,
-        length_rule=rule, early_stopping="never",
+        length_rule=rule, early_stopping="never", suppress=unused(known or o.vocab, o.vocab),
     )  # fmt: skip
 
 
-def search(model, variables, batches, decode: Callable, eos: tuple, how: Mapping) -> list:
+def search(model, variables, batches, decode: Callable, eos: tuple, how: Mapping, known=0) -> list:
     """The texts found for every row that counts, in order.
 
     batches: dicts with `tokens`, `mask` [B,S] and `rows` [B] (0: only fills). how: `beams`, `alpha`
-    and `rule`, see `settings`.
+    and `rule`, see `settings`, as for `known`. A row's limit is its own source's length + 50, however
+    far its batch is padded.
     """
     model, variables = apart(model, jax.device_get(variables))
     texts = []
     for batch in batches:
         tokens = np.asarray(batch["tokens"])
-        s = settings(model.o, how["beams"], how["alpha"], how["rule"], tokens.shape[1], eos)
-        made = generate(model, variables, tokens, batch["mask"], s)
+        s = settings(model.o, how["beams"], how["alpha"], how["rule"], tokens.shape[1], eos, known)
+        limits = np.sum(batch["mask"], axis=1) + EXTRA
+        made = generate(model, variables, tokens, batch["mask"], s, limits=limits)
         for ids, real in zip(made.new(), np.asarray(batch["rows"]), strict=True):
             if real:
                 texts.append(decode(ids[~np.isin(ids, eos)]))
@@ -71,8 +76,8 @@ def build(model, data: Mapping, how: Mapping, place=None, keep=None) -> Callable
     """`run(variables) -> {name: float}`.
 
     data: `batches` (see `search`; with `decoder_tokens`, `targets`, `weights` as well), `references`,
-    `decode(ids) -> str`, `eos`. how["limit"]: so many rows are searched for (0: all; -1: none). `place`
-    puts a batch on the devices; `keep` gets the texts.
+    `decode(ids) -> str`, `eos`, `known` (see `search`). how["limit"]: so many rows are searched for
+    (0: all; -1: none). `place` puts a batch on the devices; `keep` gets the texts.
     """
     measure, limit = loss(model, place), how["limit"]
 
@@ -86,7 +91,8 @@ def build(model, data: Mapping, how: Mapping, place=None, keep=None) -> Callable
                 break
             chosen.append(batch)
             rows += int(np.sum(batch["rows"]))
-        texts = search(model, variables, chosen, data["decode"], data["eos"], how)
+        known = data.get("known", 0)
+        texts = search(model, variables, chosen, data["decode"], data["eos"], how, known)
         if keep:
             keep(texts)
         return out | scores(texts, data["references"][: len(texts)])

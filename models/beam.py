@@ -24,18 +24,20 @@ def top(values, count: int):
     return jax.lax.top_k(values, count)
 
 
-def search(step, params, cache, tokens, mask, keys, s, reorder) -> dict:
+def search(step, params, cache, tokens, mask, keys, s, reorder, limits=None) -> dict:
     """The fields of `generate.Generated` for the best num_return_sequences beams of each row.
 
     Arguments as in `generate.start`, with keys [B] if the temperature is above 0: candidates are then
-    drawn without replacement instead of being the best.
+    drawn without replacement instead of being the best. A row with limits [B] ends at its own, as if
+    that were max_new_tokens.
     """
     rows, prompt = tokens.shape
     logits, cache = step(params, tokens, mask, cache)
     every = jnp.repeat(jnp.arange(rows), s.num_beams)
     state = _begin(tokens[every], mask[every], rows, logits.shape[-1], s)
     state["cache"] = reorder(cache, every)
-    state, _ = _extend(state, logits[every], keys, prompt, s)
+    limits = s.max_new_tokens if limits is None else limits[:, None]
+    state, _ = _extend(state, logits[every], keys, prompt, s, limits)
 
     def body(state):
         last = jax.lax.dynamic_slice_in_dim(
@@ -43,7 +45,7 @@ def search(step, params, cache, tokens, mask, keys, s, reorder) -> dict:
         )
         last = last.reshape(-1, 1)
         logits, cache = step(params, last, jnp.ones_like(last), state["cache"])
-        state, parents = _extend({**state, "cache": cache}, logits, keys, prompt, s)
+        state, parents = _extend({**state, "cache": cache}, logits, keys, prompt, s, limits)
         return {**state, "cache": reorder(state["cache"], parents)}
 
     state = jax.lax.while_loop(lambda state: state["going"], body, state)
@@ -81,7 +83,7 @@ def _begin(tokens, mask, rows, vocab, s):
     return state
 
 
-def _extend(state, logits, keys, prompt, s):
+def _extend(state, logits, keys, prompt, s, limits):
     """One token more for every running beam, from logits [B*n,V]; also the beams' parents [B*n]."""
     now, run = state["step"], state["run"]
     rows, beams = run["scores"].shape
@@ -106,7 +108,8 @@ def _extend(state, logits, keys, prompt, s):
         .set(scores.reshape(rows, beams, -1)[at]),
     }
     hit = jnp.isin(token, jnp.asarray(s.eos, jnp.int32)) if s.eos else jnp.zeros_like(token, bool)
-    hit = hit | (now + 1 >= s.max_new_tokens)
+    last = now + 1 >= limits
+    hit = hit | last
 
     running = {**made, "scores": best + hit * LOST}
     running["scores"], chosen = top(running["scores"], beams)
@@ -116,7 +119,9 @@ def _extend(state, logits, keys, prompt, s):
 
     may = hit & (jnp.arange(count) < beams)
     ended = _settle(state["ended"], made, may, state["hopeful"], now, s)
-    hopeful = _hopeful(state["hopeful"], running["scores"], ended, now + 1, s)
+    longest = s.early_stopping == "never" and s.length_penalty > 0
+    length = limits if longest else now + 1
+    hopeful = _hopeful(state["hopeful"] & ~last, running["scores"], ended, length, s)
     full = ended["finished"].all() & (s.early_stopping is True)
     new = {
         **state,
@@ -164,9 +169,8 @@ def _settle(ended, made, may, hopeful, now, s):
 
 
 def _hopeful(before, running, ended, length, s):
-    """Whether a running beam may still beat a finished one, by row [B,1]."""
-    longest = s.early_stopping == "never" and s.length_penalty > 0
-    best = running[:, :1] / _lengths(s)[s.max_new_tokens if longest else length]
+    """Whether a running beam of this length may still beat a finished one, by row [B,1]."""
+    best = running[:, :1] / _lengths(s)[length]
     worst = jnp.where(ended["finished"], ended["scores"].min(1, keepdims=True), LOST)
     return before & (best > worst).any(1, keepdims=True)
 

@@ -76,6 +76,10 @@ ALBERT = {
 
 # Sanh et al. 2019: no segments, no pooler; the classifiers' dense layer has ReLU.
 DISTILBERT = {**BERT, "token_types": 0, "pooler": False, "pool_act": "relu", "drop_head": 0.2}
+WITH_HEAD = {  # what a size has with one of these heads alone
+    ("distilbert-base", "classify"): {"pooler": True},
+    ("distilbert-base", "choice"): {"pooler": True},
+}
 
 
 def _shape(layers, width, heads, **more):
@@ -225,10 +229,12 @@ def sizes(family: str) -> tuple:
 def row(family: str, size: str = "", **overrides) -> dict:
     """Every option of a family's size as plain values; the smallest size if none is named.
 
-    `overrides` replace single options, by the names of `Options`. ValueError names what is unknown.
+    `overrides` replace single options, by the names of `Options`; a head of another one may bring
+    layers of its own with it (WITH_HEAD). ValueError names what is unknown.
     """
     known = sizes(family)
     size = size or known[0]
     if size not in known:
         raise ValueError(f"{family} has no size {size!r}; known: {', '.join(known)}")
-    return Options.of({**FAMILIES[family][size], "family": family, **overrides}).plain()
+    own = {**FAMILIES[family][size], **WITH_HEAD.get((size, overrides.get("head")), {})}
+    return Options.of({**own, "family": family, **overrides}).plain()

@@ -59,11 +59,13 @@ class Generated:
         return np.asarray(self.sequences)[:, : self.prompt + int(np.max(self.lengths))]
 
 
-def start(step, params, cache, tokens, mask, keys, s: Settings, reorder=caches.reorder) -> dict:
+def start(
+    step, params, cache, tokens, mask, keys, s: Settings, reorder=caches.reorder, limits=None
+) -> dict:
     """Reads the left-padded prompts tokens, mask [B,T] and picks the first new token of each row.
 
     The cache needs T + max_new_tokens slots. keys: [B * num_return_sequences], or None without
-    sampling. Returns the state that `advance` carries.
+    sampling. limits [B]: see `generate`. Returns the state that `advance` carries.
     """
     logits, cache = step(params, tokens, mask, cache)
     prompt, new = tokens.shape[1], s.max_new_tokens
@@ -84,6 +86,8 @@ def start(step, params, cache, tokens, mask, keys, s: Settings, reorder=caches.r
         "log_probs": jnp.zeros((count, new), jnp.float32),
         "sample_log_probs": jnp.zeros((count, new), jnp.float32),
     }
+    if limits is not None:
+        state["limits"] = jnp.repeat(limits, s.num_return_sequences)
     if s.scores:
         state["scores"] = jnp.zeros((new, count, vocab), jnp.float32)
     if s.top_log_probs:
@@ -118,7 +122,7 @@ def _pick(state, logits, prompt, s):
         token = sampling.largest(scores + sampling.noise(state["keys"], now, logits.shape[-1]))
     else:
         token = sampling.largest(scores)
-    done = state["done"]
+    done, lengths = state["done"], state["lengths"] + ~state["done"]
     token = jnp.where(done, s.fill, token.astype(jnp.int32))
     ended = (
         ~done & jnp.isin(token, jnp.asarray(s.eos, jnp.int32)) if s.eos else jnp.zeros_like(done)
@@ -132,14 +136,15 @@ def _pick(state, logits, prompt, s):
         picked = jnp.take_along_axis(logits, token[:, None], -1)
         return jnp.where(done[:, None], 0.0, picked - jax.nn.logsumexp(logits, -1, keepdims=True))
 
+    full = lengths >= state["limits"] if "limits" in state else False
     new = {
         **state,
         "step": now + 1,
         "tokens": note("tokens", token[:, None], (0, prompt + now)),
         "mask": note("mask", jnp.ones_like(done)[:, None], (0, prompt + now)),
-        "done": done | ended,
+        "done": done | ended | full,
         "stopped": state["stopped"] | ended,
-        "lengths": state["lengths"] + ~done,
+        "lengths": lengths,
         "log_probs": note("log_probs", chosen(logits)),
         "sample_log_probs": note("sample_log_probs", chosen(scores)),
     }
@@ -171,19 +176,19 @@ def finish(state: dict, prompt: int) -> Generated:
     )
 
 
-def decode(step, params, cache, tokens, mask, keys, s: Settings, reorder=None):
+def decode(step, params, cache, tokens, mask, keys, s: Settings, reorder=None, limits=None):
     """The whole of generation as a pure function: see `start` for the arguments."""
     if s.num_beams > 1:
         among = reorder or caches.among
-        return Generated(**beam.search(step, params, cache, tokens, mask, keys, s, among))
-    state = start(step, params, cache, tokens, mask, keys, s, reorder or caches.reorder)
+        return Generated(**beam.search(step, params, cache, tokens, mask, keys, s, among, limits))
+    state = start(step, params, cache, tokens, mask, keys, s, reorder or caches.reorder, limits)
     return finish(advance(step, params, state, tokens.shape[1], s), tokens.shape[1])
 
 
 @functools.partial(jax.jit, static_argnames=("step", "s"))
-def _whole(step, params, tokens, mask, keys, s, source=None):
+def _whole(step, params, tokens, mask, keys, s, source=None, limits=None):
     cache = step.cache(tokens.shape[0], tokens.shape[1] + s.max_new_tokens, params, source, s)
-    return decode(step, params, cache, tokens, mask, keys, s)
+    return decode(step, params, cache, tokens, mask, keys, s, limits=limits)
 
 
 @functools.partial(jax.jit, static_argnames=("step", "s"))
@@ -209,19 +214,21 @@ def apart(model, variables):
 
 
 def generate(
-    model, variables, tokens, mask=None, settings=None, seeds=None, key=None, prompt=None
-) -> Generated:
+    model, variables, tokens, mask=None, settings=None, seeds=None, key=None, prompt=None,
+    limits=None,
+) -> Generated:  # fmt: skip
     """Generates from left-padded prompts: tokens and mask [B,T] (1 = real; default: all).
 
     To an encoder-decoder they are the source [B,S], padded on any side (of sound: the frames
-    [B,2S,M]); `prompt` [B,T] is how each target begins, by default with `o.start` alone. Sampling needs `seeds`
-    (an integer per row) or a
-    `key`. Stop strings need text: see `models.streaming.generate`. ValueError for prompts that do
-    not fit the model's context.
+    [B,2S,M]); `prompt` [B,T] is how each target begins, by default with `o.start` alone. Sampling needs
+    `seeds` (an integer per row) or a `key`. `limits` [B]: a row ends after so many new tokens, where
+    that is fewer than max_new_tokens. Stop strings need text: see `models.streaming.generate`.
+    ValueError for prompts that do not fit the model's context.
     """
     s = settings or Settings()
     if s.stop:
         raise ValueError("stop strings need text; use models.streaming.generate")
     tokens, mask, source = prompts.given(model.o, tokens, mask, s, prompt)
     keys = prompts.row_keys(len(tokens), s, seeds, key)
-    return _whole(Step(model), variables, tokens, mask, keys, s, source)
+    limits = None if limits is None else prompts.limits(limits, len(tokens), s)
+    return _whole(Step(model), variables, tokens, mask, keys, s, source, limits)

@@ -50,7 +50,7 @@ def row_keys(rows: int, s: Settings, seeds=None, key=None):
 
 def check(o, tokens, mask, s: Settings):
     """Arrays (tokens, mask) [B,T], or a ValueError about what this model cannot read or write."""
-    tokens = np.asarray(tokens)
+    tokens = _array(tokens, "tokens")
     mask = np.ones(tokens.shape, np.int32) if mask is None else np.asarray(mask).astype(np.int32)
     if tokens.ndim != 2 or mask.shape != tokens.shape or not tokens.size:
         raise ValueError(f"tokens {tokens.shape} and mask {mask.shape} must be the same [B,T]")
@@ -82,6 +82,27 @@ def check(o, tokens, mask, s: Settings):
     return np.where(inside, tokens, s.fill).astype(np.int32), mask
 
 
+def limits(given, rows: int, s: Settings):
+    """The most new tokens of each row, int32 [B], at most max_new_tokens; ValueError for wrong ones."""
+    given = np.asarray(given)
+    if given.shape != (rows,) or given.dtype.kind not in "iu":
+        raise ValueError(f"limits are {given.dtype} {given.shape}; expected {rows} integers")
+    least = max(s.min_new_tokens, 1)
+    if rows and given.min() < least:
+        raise ValueError(f"a row's limit is {given.min()}; expected at least {least}")
+    if s.forced_last:
+        raise ValueError("forced_last comes at max_new_tokens; it does not go with limits")
+    return np.minimum(given, s.max_new_tokens).astype(np.int32)
+
+
+def _array(rows, name: str):
+    """Rows as an array; ValueError where they differ in length."""
+    try:
+        return np.asarray(rows)
+    except ValueError:
+        raise ValueError(f"{name} has rows of different lengths; expected one length") from None
+
+
 def _whole(tokens):
     if tokens.dtype.kind not in "iu":
         raise ValueError(f"tokens are {tokens.dtype}; expected whole numbers")
@@ -99,7 +120,9 @@ def given(o, tokens, mask, s: Settings, prompt=None) -> tuple:
         return *check(o, tokens, mask, s), None
     read = source(o, tokens, mask)
     rows = len(read["mask"])
-    prompt = np.full((rows, 1), o.start) if prompt is None else np.asarray(prompt)
+    prompt = np.full((rows, 1), o.start) if prompt is None else _array(prompt, "prompt")
+    if prompt.ndim != 2:
+        raise ValueError(f"prompt is {prompt.shape}; expected [B,T]")
     if len(prompt) != rows:
         raise ValueError(f"prompt has {len(prompt)} rows, the source {rows}")
     return *check(o, prompt, None, s), read
@@ -110,17 +133,19 @@ def source(o, tokens, mask=None) -> dict:
     that reads sound, {"frames"} [B,2S,M] beside a mask of ones."""
     if o.frames:
         return _sound(o, np.asarray(tokens), mask)
-    tokens, vocab = np.asarray(tokens), o.encoder_vocab or o.vocab
+    tokens, vocab = _array(tokens, "tokens"), o.encoder_vocab or o.vocab
     mask = np.ones(tokens.shape, np.int32) if mask is None else np.asarray(mask).astype(np.int32)
     if tokens.ndim != 2 or mask.shape != tokens.shape or not tokens.size:
         raise ValueError(f"tokens {tokens.shape} and mask {mask.shape} must be the same [B,S]")
     _whole(tokens)
     if not mask.any(1).all():
         raise ValueError("a source is empty; give at least one token")
-    if tokens.min() < 0 or tokens.max() >= vocab:
-        wrong = int(tokens.max() if tokens.max() >= vocab else tokens.min())
+    real = np.where(mask, tokens, 0)  # what is masked may be -100, as in labels
+    if real.min() < 0 or real.max() >= vocab:
+        wrong = int(real.max() if real.max() >= vocab else real.min())
         raise ValueError(f"token {wrong} is outside the encoder's vocabulary of {vocab}")
-    return {"tokens": tokens.astype(np.int32), "mask": mask}
+    inside = (tokens >= 0) & (tokens < vocab)
+    return {"tokens": np.where(inside, tokens, 0).astype(np.int32), "mask": mask}
 
 
 def _sound(o, frames, mask) -> dict:

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+RULES = ("power", "gnmt")  # of length_rule
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -70,7 +72,7 @@ class Settings:
             )
         if self.nucleus not in ("crossing", "within"):
             raise ValueError(f"nucleus is {self.nucleus!r}; expected 'crossing' or 'within'")
-        if self.length_rule not in ("power", "gnmt"):
+        if self.length_rule not in RULES:
             raise ValueError(f"length_rule is {self.length_rule!r}; expected 'power' or 'gnmt'")
         if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
             raise ValueError(
@@ -104,6 +106,12 @@ class Settings:
     def fill(self) -> int:
         """The id that follows EOS."""
         return self.pad if self.pad >= 0 else (self.eos[0] if self.eos else 0)
+
+
+def unused(known: int, vocab: int) -> tuple:
+    """The rows of a model's table that a tokenizer of `known` tokens has no token for: what decoding
+    must `suppress`, since they stand for no text."""
+    return tuple(range(known, vocab))
 
 
 LARGE = 1 << 62

@@ -54,18 +54,27 @@ def parts(settings) -> dict:
     return made
 
 
+def tfidf(**options):
+    """scikit-learn's TF-IDF; ValueError where it is not installed."""
+    try:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+    except ImportError as error:
+        raise ValueError(
+            "TF-IDF is scikit-learn's, which the extra test brings: pip install -e '.[test]'"
+        ) from error
+    return TfidfVectorizer(**options)
+
+
 def linear(found: dict, part: str, characters: bool = False) -> dict:
     """{method: metrics} of a linear model on TF-IDF, and for labels of the most frequent one."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
+    vectorizer = tfidf(
+        ngram_range=(2, 5) if characters else (1, 2), sublinear_tf=True, min_df=1 + characters,
+        **(dict(analyzer="char", lowercase=False) if characters else {}),
+    )  # fmt: skip
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.multiclass import OneVsRestClassifier
 
     task, train = found["train"].task, found["train"]
-    units = dict(analyzer="char", lowercase=False) if characters else {}
-    span = (2, 5) if characters else (1, 2)
-    vectorizer = TfidfVectorizer(
-        ngram_range=span, sublinear_tf=True, min_df=1 + characters, **units
-    )
     joined = lambda examples: [" ".join(texts) for texts in examples.texts]
     vectorizer.fit(joined(train))
     features = {name: vectorizer.transform(joined(examples)) for name, examples in found.items()}

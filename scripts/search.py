@@ -10,9 +10,10 @@ to length one). `--corpus` is any source of documents (`train.data.sources`: a t
 JSONL, Parquet, an embedded name) or table; documents are cut at empty lines into passages. Passages
 longer than `--length` tokens are embedded by their beginning, and how many is said.
 
-`--pairs` takes a table of queries and the passages that answer them, and prints how often a query
-finds its own among all distinct passages: recall at 1, 5 and 10, reciprocal rank, and the same for
-the ranking by rare words that both have (TF-IDF cosines, scikit-learn).
+`--pairs` takes a table of queries and the passages that answer them (a query with several stands in
+several rows), and prints how often a query finds its own among all distinct passages: recall at 1, 5
+and 10, reciprocal rank, and the same for the ranking by rare words that both have (TF-IDF cosines,
+scikit-learn).
 """
 
 import sys
@@ -25,11 +26,12 @@ from rich.progress import track
 
 from eval import classify as scoring
 from eval import retrieval
-from models import interop
 from models.build import build
+from models.interop import adapters
 from models.interop.untrusted import read_json
+from scripts.baseline import tfidf
 from scripts.convert import is_reference
-from train.core import checkpoint
+from train.core import checkpoint, reference
 from train.core.errors import Parser, cleanly
 from train.data import encode, sources, tables
 from train.data.tokenizer import Tokenizer
@@ -70,10 +72,12 @@ def load(path) -> Searcher:
                 f"{path} is a run with model.head={model.o.head!r}; search needs embed"
             )
         return Searcher(model, jax.device_put(variables), tokenizer)
-    loaded = interop.load(path)
+    loaded = reference.load(path)
     if loaded.options.kind != "encoder" or loaded.tokenizer is None:
         raise ValueError(f"{path} is no encoder with a tokenizer.json")
-    pool = "first" if _pools_first(path) else "mean"
+    pool = loaded.options.pool
+    if loaded.options.head != "embed":
+        pool = "first" if _pools_first(path) else "mean"
     o = loaded.options.replace(head="embed", pool=pool, pooler=False, labels=0)
     own = {"embed", "blocks", "norm"}
     params = {name: x for name, x in loaded.variables["params"].items() if name in own}
@@ -82,6 +86,8 @@ def load(path) -> Searcher:
 
 
 def _pools_first(folder: Path) -> bool:
+    while adapters.found(folder):
+        folder = adapters.base(folder)
     file = folder / "1_Pooling" / "config.json"
     return file.is_file() and read_json(file).get("pooling_mode_cls_token") is True
 
@@ -116,18 +122,15 @@ def arguments(argv=None):
 
 
 def recall(searcher: Searcher, queries, passages, length: int) -> dict:
-    """{method: metrics} of finding each query's own passage among all distinct ones."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    known = {text: number for number, text in enumerate(dict.fromkeys(passages))}
-    wanted = [known[text] for text in passages]
-    sides = {"queries": list(queries), "passages": list(known)}
-    words = TfidfVectorizer(sublinear_tf=True).fit(sides["passages"])
+    """{method: metrics} of finding each query's own passages among all distinct ones."""
+    asked, known, relevant = retrieval.gather(queries, passages)
+    sides = {"queries": [queries[n] for n in asked], "passages": [passages[n] for n in known]}
+    words = tfidf(sublinear_tf=True).fit(sides["passages"])
     methods = {
         "embeddings": lambda _, texts: searcher.embed(texts, length),
         "TF-IDF": lambda _, texts: words.transform(texts).toarray().astype(np.float32),
     }
-    data = {**sides, "relevant": wanted}
+    data = {**sides, "relevant": relevant}
     return {name: retrieval.build(embed, data)(None) for name, embed in methods.items()}
 
 
@@ -141,7 +144,8 @@ def main(argv=None):
     if a.pairs:
         table = tables.read(a.pairs)
         sides = table.column(a.query), table.column(a.passage)
-        print(f"{len(table):,} queries, {len(set(sides[1])):,} passages of {a.pairs}", flush=True)
+        counts = [len(set(side)) for side in sides]
+        print(f"{counts[0]:,} queries, {counts[1]:,} passages of {a.pairs}", flush=True)
         for name, found in recall(searcher, *sides, a.length).items():
             print(f"{name}: " + "  ".join(f"{key} {value:.4f}" for key, value in found.items()))
         return

@@ -18,7 +18,7 @@ from pathlib import Path
 from eval import translate
 from scripts import attention, baseline, page
 from train import seq2seq
-from train.core import provenance
+from train.core import average, provenance
 from train.core.errors import Parser, cleanly
 
 SHOWN = ("bleu", "chrf", "rouge1", "rouge2", "rougeL", "exact")
@@ -70,7 +70,8 @@ def spread(rows, count: int) -> list:
 
 
 def maps(run, rows, folder, prefix: str, count: int = 3) -> list:
-    """Pictures of the last layer's cross-attention, every head, for the shortest rows."""
+    """Pictures of the last layer's cross-attention, every head, for the shortest rows; `run` is the
+    folder of what wrote them."""
     o, variables, tokenizer = attention.open_source(str(run))
     size = lambda row: len(row["source"].split()) + len(row["written"].split())
     short = [row for row in sorted(rows, key=size) if size(row) <= 2 * LONGEST and row["written"]]
@@ -95,7 +96,8 @@ def write(names, out, examples: int) -> list:
     body = ["<h2>Scores</h2>", page.table(figures), f"<h2>{len(chosen)} examples</h2>"]
     body.append(page.table([list(chosen[0]), *(list(row.values()) for row in chosen)], text=True))
     with tempfile.TemporaryDirectory() as folder:
-        pictures = maps(first, chosen, folder, record["config"].data.get("prefix", ""))
+        model = average.written(first, record["config"])
+        pictures = maps(model, chosen, folder, record["config"].data.get("prefix", ""))
         body += [MAPS, *(page.image(path, "cross-attention") for path in pictures)]
     lead = (
         f"{len(rows):,} test pairs. “The source” is copied as it is; “its first sentence” is cut off "

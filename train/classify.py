@@ -2,7 +2,8 @@
 
     python -m train --config=configs/sentiment.py:tiny --workdir=runs/a
 
-Starts from `config.init` (a run of ours, a reference folder) or from scratch. The whole model, a part
+Starts from `config.init` (a run of ours, a reference folder) or from scratch. `model.head="none"`
+takes the head that `data.task` asks for, with as many labels as the data has. The whole model, a part
 (`optim.freeze`), or low-rank adapters (`config.lora`) are trained; `layer_decay` d multiplies the rate
 of layer i of L by d^(L-i) (Howard and Ruder 2018). `config.best` keeps the best checkpoint by a
 validation metric and stops early; the test part is scored once, with it.
@@ -10,7 +11,7 @@ validation metric and stops early; the test part is scored once, with it.
 Losses: negative log-likelihood of the label (by `data.class_weights`), of tags, of the right choice;
 the mean of that of start and end; squared error; and for embeddings that of a query's own passage
 among all of the batch, cosines over `data.temperature` (Henderson et al. 2017; micro-batches see only
-their own passages).
+their own passages; copies of a query's passages are not its negatives).
 """
 
 import json
@@ -25,7 +26,8 @@ from eval import retrieval
 from models.build import build, shapes
 from models.likelihood import pick
 from models.options import Options
-from train.core import checkpoint, forms, loop, lora, origin, shard
+from train.core import best, checkpoint, forms, loop, lora, origin, sections, shard
+from train.core.config import DEFAULTS
 from train.core.fit import Fitted, fit
 from train.core.layerwise import layerwise
 from train.core.plan import Plan, plan
@@ -66,18 +68,21 @@ def check(config) -> tuple[Plan, dict]:
     base = None
     if lora.settings(config)["rank"]:
         base = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), shapes(o))
-    return plan(config, make_task(config, o, material, stream, base)), stream.batch(0)
+    task = make_task(config, o, material, stream, base)
+    best.expect(config, task)
+    return plan(config, task), stream.batch(0)
 
 
 def _open(config):
     """(config with what was found out, options, material, stream); ValueError where they don't fit."""
     config = config.copy_and_resolve_references().unlock()
+    sections.section(config, "data", {**DEFAULTS["data"], **labelled.FIELDS})
+    task = config.data.get("task", "classify")
+    heads = labelled.HEADS.get(task, ())
     if config.init.get("model", False):
         config.model = origin.inherited(config).plain()
     o = Options.of(config.model.to_dict())
-    task = config.data.get("task", "classify")
-    heads = labelled.HEADS.get(task, ())
-    if o.kind != "encoder" or (heads and o.head not in heads):
+    if o.kind != "encoder" or (heads and o.head not in ("none", *heads)):
         raise ValueError(
             f"config.data.task={task!r} needs an encoder with model.head={heads[0]!r}; config.model "
             f"is a {o.kind} with head={o.head!r}"
@@ -86,6 +91,9 @@ def _open(config):
     loop.fits(o, tokenizer)
     material = tasks.open_material(config, tokenizer)
     wanted = 1 if task == "regress" else len(material.labels)
+    if o.head == "none":
+        o = o.replace(head=heads[0], labels=wanted)
+        config.model = o.plain()
     if wanted and o.labels != wanted:
         raise ValueError(
             f"the data has {wanted} labels, config.model.labels is {o.labels}; "
@@ -130,9 +138,11 @@ def make_task(config, o: Options, material, stream, base=None) -> Task:
             sums["accuracy"] = (right * batch["weights"]).sum(), batch["weights"].sum()
         return value / totals["rows"], (extra, sums)
 
-    evaluators = {}
+    evaluators, measures = {}, {}
     if "valid" in material.rows:
         evaluators["valid"] = evaluator(config, o, material, "valid", base)
+        ranked = "groups" in material.rows["valid"].extra
+        measures["valid"] = scoring.names(kind, material.labels, ranked)
     low_rank = dict(init=lambda key: (lora.init(key, base, how), {}), frozen=base, based=True)
     return loop.task(
         model,
@@ -141,6 +151,7 @@ def make_task(config, o: Options, material, stream, base=None) -> Task:
         loss=loss,
         totals=totals,
         evaluators=evaluators,
+        measures=measures,
         rules=lora.RULES,
         adopt=r"^(score|head|pool)/",
         assets=lambda folder: _write_assets(folder, material),
@@ -164,11 +175,24 @@ def objective(kind: str, scores, batch, temperature: float):
         nats = -pick(ends, targets).mean(1)
         return nats, (jnp.argmax(ends, -1) == targets).all(1)
     if kind == "embed":
-        rows = targets.shape[0]
-        parts = scores.reshape(rows, -1, scores.shape[-1])
-        passages = jnp.swapaxes(parts[:, 1:], 0, 1).reshape(-1, scores.shape[-1])
-        scores, targets = parts[:, 0] @ passages.T / temperature, jnp.arange(rows)
+        scores, targets = contrast(scores, batch["tokens"]) / temperature, jnp.arange(len(targets))
     return -pick(scores, targets), jnp.argmax(scores, -1) == targets
+
+
+def contrast(vectors, tokens):
+    """Cosines of the queries with all passages of the batch, float32 [n, n (k - 1)], -1e9 for no negative.
+
+    vectors [n k, D] and tokens [n, k, T] of a query, its passage, and further negatives; column i is
+    row i's passage. No negatives of a query are the copies of its passages, those of its other rows too.
+    """
+    n, k, _ = tokens.shape
+    by_part = lambda x: jnp.swapaxes(x.reshape(n, k, -1)[:, 1:], 0, 1).reshape(n * (k - 1), -1)
+    scores = vectors.reshape(n, k, -1)[:, 0] @ by_part(vectors).T
+    equal = lambda a, b: (a[:, None] == b[None]).all(-1)
+    query, own = tokens[:, 0], tokens[:, 1]
+    copies = equal(own, by_part(tokens)).astype(jnp.float32)
+    positive = equal(query, query).astype(jnp.float32) @ copies > 0
+    return jnp.where(positive & ~jnp.eye(n, n * (k - 1), dtype=bool), -1e9, scores)
 
 
 def class_weights(config, material):
@@ -207,22 +231,18 @@ def evaluator(config, o: Options, material, part: str, base=None):
 
 
 def _search(config, o, rows, place, slices):
-    """Queries against the distinct passages of the part."""
+    """The distinct queries against the distinct passages of the part."""
     model = build(o)
     score = jax.jit(lambda v, batch: scoring.outputs(model, v, batch, "embed"))
-    known, relevant = {}, []
-    for parts in rows.parts:
-        relevant.append(known.setdefault(parts[1][0].tobytes(), (len(known), parts[1]))[0])
+    sides = [[parts[side][0].tobytes() for parts in rows.parts] for side in (0, 1)]
+    queries, passages, relevant = retrieval.gather(*sides)
 
-    def single(parts):
+    def single(numbers, side):
+        parts = [[rows.parts[n][side]] for n in numbers]
         made = encode.Rows("classify", rows.length, rows.pad, parts, [0] * len(parts))
         return made.batches(config.batch, *slices)
 
-    data = {
-        "queries": single([[parts[0]] for parts in rows.parts]),
-        "passages": single([[part] for _, part in known.values()]),
-        "relevant": relevant,
-    }
+    data = {"queries": single(queries, 0), "passages": single(passages, 1), "relevant": relevant}
     return retrieval.build(lambda v, batches: scoring.collect(score, v, batches, place), data)
 
 

@@ -7,7 +7,7 @@ negative log-likelihood of the target's tokens, each read after those before it 
 with `config.smoothing` of each label spread over the vocabulary (Vaswani et al. 2017, section 5.4).
 Evaluation: that loss without smoothing on held-out pairs and, with `config.decode`, what beam search
 writes for them (`eval.translate`). `config.average` n scores the test part with the mean of the last n
-checkpoints (section 6.1), which is saved beside them; what is written for it stays in written.jsonl.
+checkpoints (section 6.1), which is saved in `averaged/`; what is written for it stays in written.jsonl.
 """
 
 import json
@@ -20,7 +20,8 @@ from eval import translate
 from models import sides
 from models.build import build
 from models.options import Options
-from train.core import average, checkpoint, loop, losses, meter, shard
+from models.settings import RULES
+from train.core import average, checkpoint, loop, losses, meter, sections, shard
 from train.core.fit import Fitted
 from train.core.plan import Plan, plan
 from train.core.state import Task
@@ -28,6 +29,8 @@ from train.data import denoised, pairs, text
 from train.data import task as tasks
 
 RESULTS, WRITTEN, SHOWN = "test.json", "written.jsonl", 3
+NUMBERS = {"tokens": 0, "least": 8, "target_length": 0}  # of config.data
+DECODE = {"beams": 4, "alpha": 0.6, "rule": "gnmt", "limit": -1, "test": 0}
 
 
 def run(config, workdir) -> Fitted:
@@ -72,6 +75,7 @@ def open_parts(config):
         raise ValueError(
             f"config.model is a {o.kind} with head={o.head!r}; this loop trains an encdec with head=lm"
         )
+    _how(config), _smoothing(config)
     kinds = {"pairs": _open_pairs, "denoise": _open_text}
     kind = config.data.get("task", "pairs")
     if kind not in kinds:
@@ -96,7 +100,10 @@ def _open_pairs(config, o):
         raise ValueError("the tokenizer has no end-of-text token, which ends sources and targets")
     pad = tokenizer.pad if tokenizer.pad >= 0 else tokenizer.eos
     truncate, parts = config.data.get("truncate", False), {}
-    lengths = config.length, config.data.get("target_length", 0) or config.length
+    numbers = {name: config.data.get(name, usual) for name, usual in NUMBERS.items()}
+    least, most = (0, None), (0, o.context)
+    sections.within("data", numbers, {"tokens": least, "least": (1, None), "target_length": most})
+    lengths = config.length, numbers["target_length"] or config.length
     for part, sides_ in texts.items():
         parts[part], cut = pairs.encode(sides_, tokenizer, lengths, pad, o.start, truncate)
         if jax.process_index() == 0:
@@ -104,9 +111,9 @@ def _open_pairs(config, o):
             print(f"{part} {len(parts[part]):,} pairs{note}", flush=True)
     rows, mesh = loop.slices(config), shard.mesh(config.mesh)
     unit = config.micro * mesh.shape["data"] * mesh.shape["fsdp"]
-    bounds = pairs.buckets(config.length, config.data.get("least", 8))
-    tokens = config.data.get("tokens", 0)
-    stream = pairs.Stream(parts["train"], config.seed, bounds, config.batch, tokens, unit, *rows)
+    bounds = pairs.buckets(max(lengths), numbers["least"])
+    sizes = config.batch, numbers["tokens"], unit
+    stream = pairs.Stream(parts["train"], config.seed, bounds, *sizes, *rows)
     stream.fingerprint["tokenizer"] = tokenizer.hash
     held = {}
     for part in [name for name in pairs.PARTS[1:] if name in parts]:
@@ -126,7 +133,7 @@ def _fits(needed, o):
 
 def make_task(config, o: Options, tokenizer, stream, held) -> Task:
     """The objective as pure functions; `held` (or None) has `batches` and perhaps `references`."""
-    model, smooth = build(o), float(config.get("smoothing", 0.0))
+    model, smooth = build(o), _smoothing(config)
 
     def totals(batch):
         return {"targets": jnp.maximum(batch["weights"].sum(), 1)}
@@ -161,16 +168,28 @@ def _evaluator(config, o, tokenizer, held, keep=None):
     if "references" not in held or jax.process_count() > 1:
         how["limit"] = -1
     eos = (tokenizer.eos,) if tokenizer else ()
-    data = {"references": (), **held, "eos": eos, "decode": tokenizer and pairs.written(tokenizer)}
+    data = {"references": (), **held, "eos": eos}
+    if tokenizer:
+        data |= {"decode": pairs.written(tokenizer), "known": tokenizer.vocab}
     return translate.build(build(o), data, how, loop.placer(config), keep)
 
 
 def _how(config) -> dict:
     """How evaluation searches: `config.decode`, the paper's by default. While training it does for the
-    first `limit` held-out rows (0: all, -1: for no row ever), at the end for `test` of the test part's."""
-    how = {"beams": 4, "alpha": 0.6, "rule": "gnmt", "limit": -1, "test": 0}
-    given = config.get("decode", {})
-    return {name: given.get(name, usual) for name, usual in how.items()}
+    first `limit` held-out rows (0: all, -1: for no row ever), at the end for `test` of the test part's.
+    ValueError names what is wrong."""
+    how = sections.section(config, "decode", DECODE)
+    limits = {"beams": (1, None), "alpha": (-10, 10), "limit": (-1, None), "test": (-1, None)}
+    sections.within("decode", how, limits)
+    sections.one_of("decode.rule", how["rule"], RULES)
+    return how
+
+
+def _smoothing(config) -> float:
+    value = float(config.get("smoothing", 0.0))
+    if not 0 <= value < 1:
+        raise ValueError(f"config.smoothing is {value}; expected 0 <= smoothing < 1")
+    return value
 
 
 def _flops(o: Options, batch) -> float:
@@ -187,8 +206,9 @@ def _some(config, o, tokenizer, part, variables) -> list:
         return []
     batch = {name: x[:SHOWN] for name, x in part["batches"][0].items()}
     texts = translate.search(
-        build(o), variables, [batch], pairs.written(tokenizer), (tokenizer.eos,), how
-    )
+        build(o), variables, [batch], pairs.written(tokenizer), (tokenizer.eos,), how,
+        tokenizer.vocab,
+    )  # fmt: skip
     return _rows(part, texts)
 
 

@@ -7,9 +7,13 @@ saved under its own name and listed in `modules_to_save`.
 Their `lora_dropout` drops the input of `lora_A` in training and changes nothing afterwards. Ours adds
 the adapters to the weights before anything is multiplied (`train.core.lora`), where there is no such
 input: folders are written with 0.0, and one with another rate is read with a warning.
+
+A folder holds no model: `base` is the place of the one that it adapts, `added` puts both together.
 """
 
 import json
+import math
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +30,78 @@ TASKS = {
     "lm": "CAUSAL_LM", "classify": "SEQ_CLS", "tokens": "TOKEN_CLS", "spans": "QUESTION_ANS",
     "embed": "FEATURE_EXTRACTION", "none": "FEATURE_EXTRACTION",
 }  # fmt: skip
+HEADS = {task: head for head, task in TASKS.items() if head != "lm"}
+NAME = "adapter_config.json"
+
+
+def found(path) -> bool:
+    """Whether a path is a PEFT folder."""
+    return (Path(path) / NAME).is_file()
+
+
+def base(folder) -> Path:
+    """Where the model lies that a folder adapts: `base_model_name_or_path`, as seen from here or from
+    the folder. Nothing is fetched: FileNotFoundError where there is no such place."""
+    at, seen = Path(folder), set()
+    while found(at):
+        if at.resolve() in seen:
+            raise ValueError(f"{folder} adapts itself, by way of base_model_name_or_path")
+        seen.add(at.resolve())
+        at = _named(at)
+    return _named(Path(folder))
+
+
+def _named(folder: Path) -> Path:
+    name = untrusted.read_json(folder / NAME).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise ValueError(
+            f"{folder / NAME} has base_model_name_or_path={name!r:.80}; expected the folder of the "
+            "model that it adapts"
+        )
+    for path in (Path(name), folder / name):
+        if os.path.exists(path):
+            return path
+    raise FileNotFoundError(
+        f"{folder} adapts {name!r:.120}, which is not here; put the model there, or write its folder "
+        f"into {NAME} as base_model_name_or_path"
+    )
+
+
+def options(folder, o: Options) -> Options:
+    """The options of the adapted model, of those of the base: its head and how many labels it has."""
+    folder = Path(folder)
+    config, files = untrusted.read_json(folder / NAME), tensors.open_folder(folder)
+    head = HEADS.get(config.get("task_type"), o.head)
+    head = o.head if {head, o.head} == {"none", "embed"} else head
+    counts = head in ("classify", "tokens")
+    o = o.replace(head=head, labels=(o.labels or 1) if counts else 0) if head != o.head else o
+    there = lambda path, o: (line := _modules(o).get(path)) and STEM + line[0].theirs[0] in files
+    if o.kind == "encoder" and not o.pooler and there("pool/kernel", o.replace(pooler=True)):
+        o = o.replace(pooler=True)
+    if counts and there("score/kernel", o):
+        o = o.replace(labels=files.shape(STEM + _modules(o)["score/kernel"][0].theirs[0])[0])
+    return o
+
+
+def added(folder, o: Options, params: Mapping) -> tuple[Options, dict]:
+    """(options, parameters) of the base with these ones, in the unrolled form, and the folder's adapters.
+
+    What the adapted model's head does not use of the base is left out. ValueError names a parameter
+    that neither of them has.
+    """
+    o = options(folder, o)
+    trained, rank, alpha = read(folder, o)
+    ours, under, made = flatten(trained), flatten(params), {}
+    table = TABLES[describe.kind(o)]
+    rows = [line for line in lines(table, o, table.before(o)) if line.collection == "params"]
+    for path in (path for line in rows for path in line.ours):
+        if path not in ours and path not in under:
+            raise ValueError(f"neither {folder} nor the model that it adapts holds {path!r:.80}")
+        made[path] = np.asarray(ours.get(path, under.get(path)))
+        if f"lora/{path}/a" in ours:
+            delta = alpha / rank * (ours[f"lora/{path}/a"] @ ours[f"lora/{path}/b"])
+            made[path] = made[path] + delta.reshape(made[path].shape)
+    return o, nest(made)
 
 
 def _modules(o: Options) -> dict:
@@ -74,7 +150,7 @@ def write(folder, o: Options, trained: Mapping, rank: int, alpha: float, base: s
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config, indent=2) + "\n"
-    (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+    (folder / NAME).write_text(text, encoding="utf-8")
     tensors.write(folder / "adapter_model.safetensors", theirs)
 
 
@@ -86,7 +162,7 @@ def read(folder, o: Options) -> tuple[dict, int, float]:
     was trained with `lora_dropout` gives a UserWarning: it computes the same, but trains on without.
     """
     folder = Path(folder)
-    config = untrusted.read_json(folder / "adapter_config.json")
+    config = untrusted.read_json(folder / NAME)
     _refuse(folder, config)
     if config.get("lora_dropout"):
         warnings.warn(
@@ -98,28 +174,40 @@ def read(folder, o: Options) -> tuple[dict, int, float]:
     files = tensors.open_folder(folder)
     places, made = {}, {}
     for path, (line, module) in _modules(o).items():
-        places[STEM + line.theirs[0]] = path, line
+        places[STEM + line.theirs[0]] = path, line, line.shape
         if line.theirs[0].endswith(".weight") and len(line.shape) == 2:
-            places[f"{STEM}{module}.lora_A.weight"] = f"lora/{path}/a", None
-            places[f"{STEM}{module}.lora_B.weight"] = f"lora/{path}/b", None
+            inward, out = line.matrix
+            places[f"{STEM}{module}.lora_A.weight"] = f"lora/{path}/a", None, (rank, inward)
+            places[f"{STEM}{module}.lora_B.weight"] = f"lora/{path}/b", None, (out, rank)
     for name in files:
         if name not in places:
             raise ValueError(f"{folder} holds {name!r:.120}, which this model has no place for")
-        path, line = places[name]
-        if line is not None:
-            if files.shape(name) != line.shape:
-                raise ValueError(f"{name!r:.120} has shape {files.shape(name)}; not {line.shape}")
-            made[path] = line.load([files[name]])[0]
-        else:
-            if files.shape(name)[0 if path.endswith("/a") else 1] != rank:
-                raise ValueError(f"{name!r:.120} has shape {files.shape(name)}; the rank is {rank}")
-            made[path] = np.ascontiguousarray(np.asarray(files[name], np.float32).T)
+        path, line, shape = places[name]
+        if files.shape(name) != shape:
+            more = f", as the rank is {rank}" if line is None else ""
+            raise ValueError(f"{name!r:.120} has shape {files.shape(name)}; expected {shape}{more}")
+        plain = np.asarray(files[name], np.float32)
+        made[path] = np.ascontiguousarray(plain.T) if line is None else line.load([plain])[0]
+    _paired(folder, made, {place: name for name, (place, _, _) in places.items()})
     return nest(made), rank, alpha
 
 
+def _paired(folder, made, names):
+    """ValueError for half an adapter."""
+    for path in [path for path in made if path.startswith("lora/")]:
+        other = path[:-1] + ("b" if path.endswith("/a") else "a")
+        if other not in made:
+            raise ValueError(f"{folder} holds {names[path]!r:.120} without {names[other]!r:.120}")
+
+
 def _refuse(folder, config):
-    if config.get("peft_type") != "LORA" or not isinstance(config.get("r"), int):
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if config.get("peft_type") != "LORA" or type(rank) is not int:
         raise ValueError(f"{folder} is no LoRA adapter: peft_type is {config.get('peft_type')!r}")
+    if rank < 1 or type(alpha) not in (int, float) or not math.isfinite(alpha):
+        raise ValueError(
+            f"{folder} has r={rank} and lora_alpha={alpha!r:.40}; expected at least 1 and a number"
+        )
     for name, off in (
         ("bias", "none"), ("use_dora", False), ("use_rslora", False), ("rank_pattern", {}),
         ("alpha_pattern", {}), ("lora_bias", False),

@@ -16,6 +16,7 @@ import tokenizers
 from models import transformer
 from models.interop import (
     about,
+    adapters,
     config,
     convs,
     ctranslate,
@@ -24,7 +25,9 @@ from models.interop import (
     encoders,
     gguf,
     pth,
+    sentences,
     tensors,
+    ties,
     timm,
     timm_nets,
     untrusted,
@@ -60,9 +63,10 @@ class Loaded:
     about: About = About()
 
 
-def load(path) -> Loaded:
+def load(path, under: Loaded | None = None) -> Loaded:
     """The model in a reference folder (config.json, safetensors), a GGUF file (LLaMA), a folder of
-    CTranslate2 (Whisper) or a legacy torch file (EfficientNet), which is read without running it.
+    CTranslate2 (Whisper) or a legacy torch file (EfficientNet), which is read without running it; and
+    of a PEFT folder, which adapts the reference folder that it names, or `under`.
 
     Raises FileNotFoundError for what is not there, ValueError for what is malformed or unsupported,
     naming the file and the field or tensor.
@@ -77,6 +81,8 @@ def load(path) -> Loaded:
         if path.suffix != ".gguf":
             raise ValueError(f"{path} is neither a folder with config.json nor a .gguf file")
         return Loaded(*gguf.load(path))
+    if adapters.found(path):
+        return _adapted(path, under or load(adapters.base(path)))
     if not (path / "config.json").is_file():
         found = sorted(path.glob("*.gguf"))
         if len(found) == 1:
@@ -93,9 +99,23 @@ def load(path) -> Loaded:
     return Loaded(o, variables, tokenizer, special, template, c, about.read(path, stated, c))
 
 
-def options(path) -> Options:
+def _adapted(path, under: Loaded) -> Loaded:
+    """The base with a PEFT folder's adapters, and with its tokenizer if it brings one."""
+    o, params = adapters.added(path, under.options, under.variables["params"])
+    told = under.about if len(under.about.labels) in (0, o.labels) else About()
+    made = dataclasses.replace(
+        under, options=o, variables={**under.variables, "params": params}, about=told
+    )
+    if (path / "tokenizer.json").is_file():
+        made.tokenizer, made.special, made.chat_template = read_tokenizer(path, {})
+    return made
+
+
+def options(path, under: Options | None = None) -> Options:
     """The options of the model in a reference folder; its tensors are looked at, not read."""
     path = Path(path)
+    if adapters.found(path):
+        return adapters.options(path, under or options(adapters.base(path)))
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path} has no config.json; expected a reference folder")
     c = _spelled(untrusted.read_json(path / "config.json"))
@@ -105,6 +125,8 @@ def options(path) -> Options:
 def told(path) -> About:
     """What a reference folder says of classes and pixels; its tensors are not read."""
     path = Path(path)
+    if adapters.found(path):
+        return told(adapters.base(path))
     if not (path / "config.json").is_file():
         return About()
     c = untrusted.read_json(path / "config.json")
@@ -126,8 +148,8 @@ def convert(c: Mapping, files: tensors.Tensors) -> tuple:
         raise ValueError(f"config.json says {deep:,} layers; there are {len(files):,} tensors")
     table = TABLES[c["model_type"]]
     prefix = table.prefix if any(name.startswith(table.prefix) for name in files) else ""
-    o, skip, alias = _tie(o, table, _embedding(table, o, prefix), files)
-    skip = (*skip, *_copies(table, o, prefix, files, alias))
+    o, skip, alias = ties.tie(o, table, ties.embedding(table, o, prefix), files)
+    skip = (*skip, *ties.copies(table, o, prefix, files, alias))
     variables, used = {"params": {}}, set(skip)
     for line in lines(table, o, prefix):
         flat = variables.setdefault(line.collection, {})
@@ -168,53 +190,6 @@ def _found(name, files):
     return name
 
 
-def _embedding(table, o, prefix):
-    """Their name of the token table that the head may be tied to."""
-    own = "@decoder.embed_tokens.weight" if o.encoder_vocab else table.embedding
-    return own.replace("@", prefix)
-
-
-def _copies(table, o, prefix, files, alias):
-    """Names under which files may hold the token table of both stacks again, which must be equal.
-
-    A file with nothing but such a copy has its table there: then `alias` gets it, as it gets the
-    table for every copy that a file lacks.
-    """
-    if o.encoder_vocab:
-        return ()
-    embedding = table.embedding.replace("@", prefix)
-    copies = [name.replace("@", prefix) for name in table.copies]
-    found = [name for name in copies if name in files]
-    if found and alias.get(embedding, embedding) not in files:
-        alias[embedding] = found[0]
-    kept = alias.get(embedding, embedding)
-    alias.update((name, kept) for name in copies if name not in files)
-    for name in found:
-        if not np.array_equal(files[name], files[kept]):
-            raise ValueError(f"{name!r:.80} differs from {kept!r:.80}; both stacks read one table")
-    return tuple(name for name in found if name != kept)
-
-
-def _tie(o, table, embedding, files):
-    """(options, names to skip, {expected name: name in the file}) for a tied head.
-
-    A tied table may be saved under either name, or twice; saved twice with different values it is
-    not tied, whatever the config says, as in the reference library. The bias that BERT's head and its
-    decoder share may be there twice as well; the decoder's is the one that is added.
-    """
-    head, skip, alias = table.head, (), {}
-    if table.twin in files:
-        alias, skip = {table.bias: table.twin}, (table.bias,)
-    if o.head not in ("lm", "double", "masked", "pretrain") or not o.tied or head not in files:
-        return o, skip, alias
-    if embedding not in files:
-        return o, skip, {**alias, embedding: head}
-    same = files.shape(head) == files.shape(embedding)
-    if same and np.array_equal(files[head], files[embedding]):
-        return o, (*skip, head), alias
-    return o.replace(tied=False), skip, alias
-
-
 def export(
     folder, options: Options, params: Mapping, tokenizer=None, special=None, chat_template="",
     spelling="reference", extra: Mapping | None = None, told: About | None = None,
@@ -253,6 +228,8 @@ def export(
             text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
             (folder / f"{file}.json").write_text(text, encoding="utf-8")
     tensors.write(folder / "model.safetensors", theirs)
+    if options.kind == "encoder" and options.head == "embed":
+        sentences.write(folder, options)
     if tokenizer is not None:
         write_tokenizer(folder, tokenizer, special or {}, chat_template, options)
 

@@ -100,6 +100,13 @@ class Line:
         axes = [math.prod(sizes[letter] for letter in axis) for axis in _axes(self.pattern)[0]]
         return tuple(axes[1:] if self.apart else axes)
 
+    @property
+    def matrix(self) -> tuple:
+        """(in, out) of a kernel that is one matrix of theirs, whichever way round they keep it."""
+        theirs, ours = _axes(self.pattern)
+        turned = ours[-len(theirs[-1]) :] != theirs[-1]
+        return self.shape[::-1] if turned else self.shape
+
     def load(self, arrays: list) -> list:
         """Their tensors, in the order of `theirs`, to ours, float32, in the order of `ours`."""
         if self.counter:

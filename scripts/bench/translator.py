@@ -62,11 +62,11 @@ class Translator(nn.Module):
         memory = self.core.encoder(self.embed(batch["tokens"]), src_key_padding_mask=padding)
         made = torch.full((len(memory), 1), start)
         ended = torch.zeros(len(memory), dtype=torch.bool)
-        most = min(batch["tokens"].shape[1] + extra, len(self.waves) - 1)
-        while made.shape[1] <= most and not ended.all():
+        most = (batch["mask"].sum(1) + extra).clamp(max=len(self.waves) - 1)
+        while not ended.all():
             found = self.decode(made, memory, padding, last=True)[:, 0].argmax(-1)
             made = torch.cat([made, torch.where(ended, eos, found)[:, None]], 1)
-            ended |= found == eos
+            ended |= (found == eos) | (made.shape[1] > most)
         rows = [ids[1:].tolist() for ids, real in zip(made, batch["rows"], strict=True) if real]
         return [ids[: ids.index(eos)] if eos in ids else ids for ids in rows]
 

@@ -41,6 +41,11 @@ def test_a_passage_is_the_beginning_of_a_named_work():
         command.passage("shakespeare", "tempist")
 
 
+def test_a_path_that_is_not_there_is_no_package_to_install():
+    with pytest.raises(FileNotFoundError, match="^runs/none does not exist: .* run, .* package"):
+        command.main(["perplexity", "--from", "runs/none"])
+
+
 @pytest.mark.parametrize("family, size", [("bert", "base"), ("t5", "small")])
 def test_what_predicts_no_next_token_has_no_perplexity(family, size):
     tokens = tokenizers.named("char", [TEXT])

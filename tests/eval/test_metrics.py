@@ -60,7 +60,26 @@ def test_a_constant_correlates_with_nothing_and_nan_with_nan():
         )
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.int64])
+def test_labels_in_small_types_are_counted_in_a_wide_one(kind):
+    """40 * 41 + 40 lies beyond what a byte holds."""
+    ours, gold = np.array([10, 40, 3], kind), np.array([10, 3, 40], kind)
+    want = theirs.f1_score(gold, ours, average="macro", zero_division=0)
+    assert metrics.f1(ours, gold, 41, "macro") == pytest.approx(want) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("size", [1e200, 1e308, 1e-200])
+def test_correlations_of_very_large_and_small_numbers(size):
+    a, b = np.array([0.1, 0.5, 0.2, 0.9]), np.array([1.0, 2.0, 4.0, 3.0])
+    want = stats.pearsonr(a, b)[0]
+    assert metrics.pearson(size * a, b) == pytest.approx(want, abs=1e-9)
+    assert metrics.pearson(size * a, size * a) == pytest.approx(1)
+    assert np.isnan(metrics.pearson(a, [1.0, np.inf, 2.0, 3.0]))
+
+
 def test_what_cannot_be_compared():
+    with pytest.raises(ValueError, match="gold labels are float64; expected whole numbers"):
+        metrics.f1(np.array([1]), np.array([1.0]), 2)
     with pytest.raises(ValueError, match="two equal vectors"):
         metrics.accuracy([1, 2], [1])
     with pytest.raises(ValueError, match=r"expected 0\.\.1"):

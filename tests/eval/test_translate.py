@@ -63,6 +63,34 @@ def test_every_row_is_written_once_in_order_and_fillers_are_not(made):
     }
 
 
+def test_a_row_is_written_alike_however_far_its_batch_is_padded(made, monkeypatch):
+    """Its limit is its own source's length + 50 (here + 2), not the batch's."""
+    model, variables, data = made
+    monkeypatch.setattr(translate, "EXTRA", 2)
+    narrow = {name: data["batches"][0][name] for name in ("tokens", "mask", "rows")}
+    wide = {name: np.pad(narrow[name], ((0, 0), (0, 5))) for name in ("tokens", "mask")}
+    narrow["mask"][1, 3:] = 0
+    wide["mask"][1, 3:] = 0
+    for beams in (1, 2):
+        one, two = (
+            translate.search(model, variables, [batch], data["decode"], (), {**HOW, "beams": beams})
+            for batch in (narrow, {**wide, "rows": narrow["rows"]})
+        )
+        assert one == two and [len(text.split()) for text in one] == [7, 5]
+
+
+def test_nothing_is_written_that_the_tokenizer_lacks(made):
+    model, variables, data = made
+    every = translate.search(model, variables, data["batches"], data["decode"], (0,), HOW)
+    assert max(int(id) for text in every for id in text.split()) >= 3
+    found = translate.search(model, variables, data["batches"], data["decode"], (0,), HOW, 3)
+    assert all(int(id) < 3 for text in found for id in text.split())
+    masked = {**data, "decode": lambda ids: str(max(ids, default=0) < 3), "known": 3}
+    kept = []
+    translate.build(model, masked, HOW, keep=kept.extend)(variables)
+    assert kept == ["True"] * 5
+
+
 def test_targets_end_fifty_tokens_after_their_sources_or_with_the_table():
     learned = Options.of(families.row("bart", "base"))
     for o, source, most in (

@@ -1,15 +1,16 @@
 """PEFT folders: written and read again, and read as the library itself wrote one."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
-from models import families
-from models.build import build, example
+from models import families, interop
+from models.build import build, shapes
 from models.interop import adapters
 from models.options import Options
 from train.core import forms, lora
@@ -25,8 +26,15 @@ def options(family="bert", **more):
     )
 
 
+def drawn(o, seed=0):
+    """Parameters of any values, without compiling what makes them."""
+    rng = np.random.default_rng(seed)
+    flat = {path: x.shape for path, x in forms.flat(shapes(o)).items()}
+    return forms.nest({n: rng.normal(0, 0.1, x).astype(np.float32) for n, x in flat.items()})
+
+
 def trained(o):
-    base = build(o).init(jax.random.key(0), example(o))["params"]
+    base = drawn(o)
     made = forms.flat(lora.init(jax.random.key(1), base, HOW))
     return forms.nest({path: np.asarray(x) + 0.1 for path, x in made.items()})
 
@@ -60,8 +68,6 @@ def test_the_names_are_the_librarys(tmp_path):
 def test_a_folder_of_the_library_gives_its_scores():
     """`golden/peft_bert`: made by peft 0.21.2 over transformers 5.24, with inputs and logits."""
     held = load_file(GOLDEN / "case.safetensors")
-    from models import interop
-
     loaded = interop.load(GOLDEN / "base")
     made, rank, alpha = adapters.read(GOLDEN / "adapter", loaded.options)
     how = {**HOW, "rank": rank, "alpha": alpha}
@@ -109,3 +115,91 @@ def test_what_has_no_place_is_named(tmp_path):
     adapters.write(tmp_path, options(layers=3), trained(options(layers=3)), 3, 6.0)
     with pytest.raises(ValueError, match=r"layer\.2\..*no place"):
         adapters.read(tmp_path, options())
+
+
+def golden(tmp_path, **changes):
+    """The library's adapter folder, copied, with other fields in its config."""
+    folder = tmp_path / "adapter"
+    shutil.copytree(GOLDEN / "adapter", folder)
+    path = folder / adapters.NAME
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return folder
+
+
+@pytest.mark.parametrize("place", ["here", "beside"])
+def test_a_folder_is_loaded_with_its_base(tmp_path, place):
+    """By its path from here or from the folder, which gives what the library computed."""
+    shutil.copytree(GOLDEN / "base", tmp_path / "base")
+    name = str(tmp_path / "base") if place == "here" else "../base"
+    folder = golden(tmp_path, base_model_name_or_path=name)
+    loaded = interop.load(folder)
+    assert loaded.options == interop.options(folder) and loaded.options.labels == 3
+    held = load_file(GOLDEN / "case.safetensors")
+    batch = {"tokens": held["tokens"].astype(np.int32), "mask": held["mask"].astype(np.int32)}
+    with jax.default_matmul_precision("highest"):
+        scores = build(loaded.options).apply(loaded.variables, batch)["scores"]
+    np.testing.assert_allclose(scores, held["logits"], atol=2e-5)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2"])
+def test_another_head_comes_from_the_folder(tmp_path, family):
+    """The base is a language model; the scores and their pooler are the folder's."""
+    o = Options.of(
+        {**families.row(family, "124m" if family == "gpt2" else "base"), **SIZE, "head": "classify",
+         "labels": 5, "score_bias": False}
+    )  # fmt: skip
+    how = {**HOW, "targets": r"mlp/up/kernel$", "whole": r"^(score|pool)/"}
+    under = o.replace(head="lm" if family == "gpt2" else "masked", labels=0)
+    params = drawn(under)
+    interop.export(tmp_path / "base", under, params)
+    whole = drawn(o, 2)
+    fresh = {name: x for name, x in whole.items() if name in ("score", "pool")}
+    base = {**params, **fresh}
+    made = forms.flat(lora.init(jax.random.key(1), base, how))
+    made = forms.nest({path: np.asarray(x) + 0.1 for path, x in made.items()})
+    adapters.write(tmp_path / "adapter", o, made, 3, 6.0, str(tmp_path / "base"))
+    loaded = interop.load(tmp_path / "adapter")
+    assert loaded.options.head == "classify" and loaded.options.labels == 5
+    wanted = forms.flat(lora.merge({k: base[k] for k in whole}, made, how))
+    found = forms.flat(loaded.variables["params"])
+    assert found.keys() == wanted.keys()
+    for path, x in wanted.items():
+        np.testing.assert_allclose(found[path], x, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        (None, ValueError, "base_model_name_or_path=None; expected the folder"),
+        ("bert-base-uncased", FileNotFoundError, "adapts 'bert-base-uncased', which is not here"),
+        (".", ValueError, "adapts itself"),
+    ],
+)
+def test_a_base_that_is_not_there_is_named(tmp_path, name, kind, words):
+    folder = golden(tmp_path, base_model_name_or_path=str(tmp_path / "adapter") if name == "." else name)  # fmt: skip
+    with pytest.raises(kind, match=words):
+        interop.load(folder)
+
+
+def test_what_neither_of_them_has_is_named(tmp_path):
+    o = options(head="classify", labels=3, vocab=40)
+    under = o.replace(head="masked", labels=0)
+    params = drawn(under)
+    interop.export(tmp_path / "base", under, params)
+    folder = golden(tmp_path, base_model_name_or_path="../base")
+    with pytest.raises(ValueError, match="neither .* holds 'pool/kernel'"):
+        interop.load(folder)
+
+
+def test_half_an_adapter_and_other_shapes_are_refused(tmp_path):
+    o = options()
+    adapters.write(tmp_path, o, trained(o), 3, 6.0)
+    file = tmp_path / "adapter_model.safetensors"
+    held = load_file(file)
+    name = "base_model.model.bert.encoder.layer.1.attention.self.query.lora_B.weight"
+    save_file({k: x for k, x in held.items() if k != name}, file)
+    with pytest.raises(ValueError, match=r"lora_A.weight' without '.*query.lora_B.weight'"):
+        adapters.read(tmp_path, o)
+    save_file({**held, name: np.zeros((8, 3), np.float32)}, file)
+    with pytest.raises(ValueError, match=r"shape \(8, 3\); expected \(16, 3\)"):
+        adapters.read(tmp_path, o)

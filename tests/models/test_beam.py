@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import beam
+from models import beam, prompts
 from models import generate as generation
 from models.generate import Settings
 
@@ -26,12 +26,12 @@ def forget(cache, rows):
     return cache
 
 
-def run(table, prompts, settings, keys=None, mask=None):
+def run(table, prompts, settings, keys=None, mask=None, limits=None):
     prompts = jnp.asarray(prompts, jnp.int32)
     mask = jnp.ones_like(prompts) if mask is None else jnp.asarray(mask)
     call = jax.jit(
         lambda logits, tokens, mask: generation.decode(
-            markov, logits, {}, tokens, mask, keys, settings, forget
+            markov, logits, {}, tokens, mask, keys, settings, forget, limits
         )
     )
     return call(jnp.asarray(table, jnp.float32), prompts, mask)
@@ -135,3 +135,39 @@ def test_gnmt_s_rule_divides_by_its_own_lengths():
         np.testing.assert_allclose(got.sequences_scores, want, rtol=1e-5)
     with pytest.raises(ValueError, match="length_rule is 'wu'"):
         Settings(length_rule="wu")
+
+
+@pytest.mark.parametrize(
+    ("beams", "early", "penalty"), [(1, False, 1.0), (3, "never", 0.6), (3, False, -1.0)]
+)
+def test_a_row_s_limit_is_what_max_new_tokens_would_be_for_it_alone(beams, early, penalty):
+    """Rows that end at 2, 5 and 7 of 7 new tokens, in one search and each in its own."""
+    table = jax.random.normal(jax.random.key(3), (9, 9)) * 2
+    base = Settings(
+        max_new_tokens=7, eos=(8,), pad=0, num_beams=beams, num_return_sequences=beams,
+        length_penalty=penalty, length_rule="gnmt", early_stopping=early,
+    )  # fmt: skip
+    starts, limits = [[1], [1], [4]], np.asarray([2, 5, 7], np.int32)
+    got = run(table, starts, base, limits=limits)
+    for row, (start, limit) in enumerate(zip(starts, limits.tolist(), strict=True)):
+        alone = run(table, [start], dataclasses.replace(base, max_new_tokens=limit))
+        mine = slice(row * beams, (row + 1) * beams)
+        assert got.lengths[mine].tolist() == alone.lengths.tolist() and limit in alone.lengths
+        assert [x.tolist() for x in got.new()[mine]] == [x.tolist() for x in alone.new()]
+        assert got.stopped[mine].tolist() == alone.stopped.tolist()
+        if beams > 1:
+            np.testing.assert_allclose(
+                got.sequences_scores[mine], alone.sequences_scores, rtol=1e-6
+            )
+
+
+def test_limits_that_cannot_hold_are_refused():
+    s = Settings(max_new_tokens=6, min_new_tokens=2)
+    assert prompts.limits([2, 9], 2, s).tolist() == [2, 6]
+    for given, more, words in (
+        ([3], {}, "expected 2 integers"),
+        ([1, 4], {}, "limit is 1; expected at least 2"),
+        ([3, 4], {"forced_last": (1,)}, "forced_last"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            prompts.limits(given, 2, dataclasses.replace(s, **more))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import beam, cache, families, positions, sides, streaming, transformer
+from models import beam, cache, families, positions, prompts, sides, streaming, transformer
 from models import generate as generation
 from models.build import build, example
 from models.options import Options
@@ -324,12 +324,22 @@ def test_a_batch_that_lacks_or_repeats_something_is_named(batch, words):
         (np.full((2, 3), 99), None, "99.*encoder"),
         (np.zeros((2, 3), int), np.ones((3, 1), int), "3 rows"),
         (np.zeros((2, 0), int), None, r"\[B,S\]"),
+        ([[1, 2], [3]], None, "tokens has rows of different lengths"),
+        (np.zeros((2, 3), int), [[1, 2], [3]], "prompt has rows of different lengths"),
+        (np.zeros((2, 3), int), [1, 2], r"prompt is \(2,\); expected \[B,T\]"),
+        (np.full((2, 3), -1), None, "-1.*encoder"),
     ],
 )
 def test_sources_that_cannot_be_read_are_refused(tokens, prompt, words):
     _, module, variables = model("bart")
     with pytest.raises(ValueError, match=words):
         generation.generate(module, variables, tokens, prompt=prompt)
+
+
+def test_what_a_source_s_mask_hides_may_be_any_number():
+    o, _, _ = model("bart")
+    read = prompts.source(o, [[4, 5, -100], [6, -1, 99]], [[1, 1, 0], [1, 0, 0]])
+    assert read["tokens"].tolist() == [[4, 5, 0], [6, 0, 0]]
 
 
 def test_streamed_is_generated_and_a_prompt_begins_the_target():

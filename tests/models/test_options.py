@@ -2,10 +2,12 @@
 
 import json
 
+import jax
+import numpy as np
 import pytest
 
-from models import families
-from models.build import count
+from models import families, interop
+from models.build import count, shapes
 from models.options import Options
 
 
@@ -50,3 +52,22 @@ def test_wrong_options_are_named(change, words):
 def test_unknown_rows_are_named(family, size):
     with pytest.raises(ValueError, match="gpt2|124m"):
         families.row(family, size)
+
+
+@pytest.mark.parametrize("head", ["classify", "choice"])
+def test_distilberts_classifiers_have_their_dense_layer(tmp_path, head):
+    size = dict(
+        vocab=60,
+        context=20,
+        layers=1,
+        width=16,
+        heads=2,
+        head=head,
+        labels=2 * (head == "classify"),
+    )
+    o = Options.of(families.row("bert", "distilbert-base", **size))
+    params = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes(o))
+    assert "pool" in params
+    interop.export(tmp_path, o, params)
+    assert interop.load(tmp_path).options.head == head
+    assert not Options.of(families.row("bert", "distilbert-base", **size, pooler=False)).pooler

@@ -1,10 +1,11 @@
 """Simple methods on a config's own split."""
 
 import json
+import sys
 
 import pytest
 
-from scripts import baseline
+from scripts import baseline, search
 
 TASK = "--config=configs/minilm.py:spam"
 
@@ -56,6 +57,15 @@ def test_copies_and_first_sentences(tmp_path, capsys):
     assert baseline.main([*args, "--part", "valid"]) == 0
     out = capsys.readouterr().out
     assert "its first sentence: bleu 100.0000" in out and "the source: bleu 100" not in out
+
+
+def test_without_scikit_learn_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.feature_extraction.text", None)
+    rows = [{"text": str(n), "label": "ab"[n % 2], "group": n} for n in range(40)]
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[test\]'"):
+        baseline.main([TASK, written(tmp_path / "t.jsonl", rows)])
+    with pytest.raises(ValueError, match="extra test"):
+        search.recall(None, ["a"], ["b"], 8)
 
 
 def test_tasks_without_a_baseline_are_named():

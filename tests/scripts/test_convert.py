@@ -17,6 +17,7 @@ from models.interop.about import About
 from models.options import Options
 from scripts import convert
 from tests.models import test_gguf
+from train.core import reference
 from train.core.errors import cleanly
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "parity"
@@ -112,15 +113,15 @@ def test_what_runs_say_of_their_classes_and_pixels():
     """The scale that training used by default, too; a run made of a folder without one has none."""
     vision = {"kind": "vit", "image_size": 16, "channels": 3}
     run = ConfigDict({"model": vision, "data": {"source": "mnist", "task": "multilabel"}})
-    told = convert._about(run, ("a", "b"))
+    told = reference.about(run, ("a", "b"))
     assert told.labels == ("a", "b") and told.problem == "multi_label_classification"
     assert told.mean == (0.485, 0.456, 0.406) and told.crop == 0.875 and told.resample == 3
-    assert convert._about(ConfigDict({"model": vision, "data": {}}), ()).mean == ()
+    assert reference.about(ConfigDict({"model": vision, "data": {}}), ()).mean == ()
     text = ConfigDict({"model": {"kind": "encoder"}, "data": {"train": "a.csv", "task": "regress"}})
-    assert convert._about(text, ()) == About(problem="regression")
+    assert reference.about(text, ()) == About(problem="regression")
     text.data.task = "classify"
-    assert convert._about(text, ("x",)).problem == "single_label_classification"
-    assert convert._about(ConfigDict({"model": {"kind": "decoder"}}), ()) == About()
+    assert reference.about(text, ("x",)).problem == "single_label_classification"
+    assert reference.about(ConfigDict({"model": {"kind": "decoder"}}), ()) == About()
 
 
 # Options of our own configs that the reference has no word for.

@@ -11,7 +11,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from models import families, interop
+from models import families, interop, prompts
 from models.build import build, example
 from models.options import Options
 from scripts import convert, sample
@@ -232,6 +232,15 @@ def test_without_a_length_the_context_is_the_limit(folder):
     assert sample.settings(a, source, [[1] * 10, [1] * 90]).max_new_tokens == 6
     a.max_new_tokens = 90
     assert sample.settings(a, source, [[1] * 10]).max_new_tokens == 90, "what is asked for is kept"
+
+
+def test_the_start_of_a_target_takes_a_place_of_the_context():
+    sizes = dict(vocab=30, context=24, layers=1, width=16, heads=2, ff=16)
+    model = build(Options.of(families.row("transformer", "base", **sizes)))
+    source = sample.Source(model, {}, tokenizer.train("byte", []), ())
+    s = sample.settings(sample.arguments(["--from=x", "--prompt=y"]), source, [[4] * 9])
+    assert s.max_new_tokens == 23
+    prompts.given(model.o, np.ones((1, 9), int), None, dataclasses.replace(s, pad=-1))
 
 
 def test_rows_of_the_table_without_a_token_are_never_drawn(folder, monkeypatch, capsys):

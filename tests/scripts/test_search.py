@@ -5,11 +5,14 @@ import json
 import numpy as np
 import pytest
 
+from models import families
 from models.interop import hf
+from models.options import Options
 from scripts import search
-from tests.models.test_adapters import GOLDEN
+from tests.models.test_adapters import GOLDEN, drawn
 from tests.train.test_classify import config
 from train import classify
+from train.data import tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,18 @@ def test_embeddings_have_length_one_and_keep_their_order(runs):
     assert searcher.cut == 1
 
 
+def test_a_query_of_several_passages_is_asked_once():
+    class Given:
+        def embed(self, texts, length):
+            table = {"pear plum": [1, 1, 0], "pear tree": [1, 0, 0], "plum tree": [0, 1, 0]}
+            return np.float32([table.get(text, [0, 0, 1]) for text in texts])
+
+    queries = ["pear plum", "pear plum", "rose"]
+    every = search.recall(Given(), queries, ["pear tree", "plum tree", "rose bush"], 8)
+    for found in every.values():
+        assert (found["mrr"], found["recall@1"], found["ndcg@10"]) == (1.0, 0.75, 1.0)
+
+
 def test_what_gives_no_embeddings_is_refused(runs):
     with pytest.raises(ValueError, match="head='classify'; search needs embed"):
         search.load(runs / "classify")
@@ -57,6 +72,23 @@ def test_a_corpus_without_passages_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("short\n\nlines")
     with pytest.raises(ValueError, match="no passage"):
         search.passages(str(tmp_path / "a.txt"))
+
+
+def test_an_exported_run_pools_as_it_was_trained(tmp_path):
+    """sentence-transformers' files say so; a folder without them is averaged."""
+    o = Options.of(
+        families.row(
+            "bert", "base", vocab=560, context=20, layers=1, width=16, heads=2, head="embed",
+            pooler=False, pool="first",
+        )
+    )  # fmt: skip
+    words = tokenizer.named("wordpiece:560", lambda: ["red blue green cat dog"] * 3, True)
+    special = {role: getattr(words, role) for role in ("pad", "unk", "cls", "sep", "mask")}
+    for pool in ("first", "mean"):
+        hf.export(tmp_path / pool, o.replace(pool=pool), drawn(o), words.raw, special)
+        assert search.load(tmp_path / pool).model.o.pool == pool
+    modules = json.loads((tmp_path / "first" / "modules.json").read_text())
+    assert [module["path"] for module in modules] == ["", "1_Pooling", "2_Normalize"]
 
 
 def test_a_reference_folder_is_averaged_as_its_pooling_says(tmp_path):

@@ -1,6 +1,7 @@
 """The report on what runs wrote: scores beside copying, examples, maps, one page."""
 
 import json
+import shutil
 
 import pytest
 from ml_collections import ConfigDict
@@ -8,6 +9,7 @@ from ml_collections import ConfigDict
 from scripts import translations
 from tests.train.test_seq2seq import CONFIG
 from train import seq2seq
+from train.core import provenance
 from train.core.config import complete
 
 pytest.importorskip("matplotlib")
@@ -45,6 +47,20 @@ def test_the_page_has_scores_examples_and_maps(run, tmp_path, capsys):
         f"<td>{r['reference']}</td>" in page for r in shown
     )
     assert 1 <= page.count("data:image/png") <= 3
+
+
+def test_maps_are_of_the_mean_that_wrote_the_texts(run, tmp_path, monkeypatch):
+    """A run with config.average has its mean beside it, and that is what is drawn."""
+    asked = []
+    monkeypatch.setattr(translations, "maps", lambda model, *rest: asked.append(model) or [])
+    translations.write([run], tmp_path / "page.html", 2)
+    shutil.copytree(run, mean := tmp_path / "mean")
+    (mean / "averaged" / "checkpoints").mkdir(parents=True)
+    record = json.loads((mean / provenance.NAME).read_text())
+    record["config"]["average"] = 2
+    (mean / provenance.NAME).write_text(json.dumps(record))
+    translations.write([mean], tmp_path / "page.html", 2)
+    assert asked == [run, mean / "averaged"]
 
 
 def test_a_run_that_never_searches_wrote_nothing(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from tests.train import toy
 from train.core import checkpoint
-from train.core.best import Best
+from train.core.best import Best, expect
 from train.core.fit import fit
 
 
@@ -79,9 +79,26 @@ def test_steps_after_the_resumed_one_are_forgotten(tmp_path):
     assert best.history == [(1, 0.5)]
 
 
-def test_an_unknown_metric_is_named(tmp_path):
+def test_an_unknown_metric_is_named_and_nothing_learned_is_lost(tmp_path):
     config, task = watched([1])
     with config.unlocked():
         config.best.metric = "valid/scroe"
     with pytest.raises(ValueError, match='did you mean "valid/score"'):
         fit(config, task, tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["00000001"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [("valid/scroe", 'did you mean "valid/score"'), ("test/score", "this run evaluates valid"),
+     ("valid/score", ""), ("round/reward", ""), ("loss", ""), ("", "")],
+)  # fmt: skip
+def test_a_metric_is_known_before_the_first_step(metric, words):
+    config, task = watched([])
+    object.__setattr__(task, "measures", {"valid": ("score", "loss")})
+    with config.unlocked():
+        config.best.metric = metric
+    if not words:
+        return expect(config, task)
+    with pytest.raises(ValueError, match=words):
+        expect(config, task)

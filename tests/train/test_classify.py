@@ -11,7 +11,9 @@ from models import families
 from models.options import Options
 from train import classify
 from train.core import checkpoint, forms, log
+from train.core import config as configs
 from train.core.config import complete
+from train.data import labelled
 
 SIZE = {
     "vocab": 600, "context": 24, "layers": 2, "width": 32, "heads": 2, "ff": 64,
@@ -83,6 +85,8 @@ def test_every_task_learns(tmp_path, task, metric, start):
     made = config(tmp_path, task, 256, steps=80, **{"optim.lr": 3e-3, "optim.warmup": 8})
     fitted = classify.run(made, tmp_path / "run")
     assert fitted.metrics[f"valid/{metric}"] >= start
+    given = {name.partition("/")[2] for name in fitted.metrics if name.startswith("valid/")}
+    assert given <= set(fitted.plan.task.measures["valid"])
     losses = [row["loss"] for row in log.read(tmp_path / "run") if "loss" in row]
     assert np.mean(losses[-4:]) < losses[0]
 
@@ -138,6 +142,55 @@ def test_another_head_on_a_run_of_ours_starts_fresh(parent, tmp_path):
     classify.run(complete(made), tmp_path / "run")
 
 
+def test_copies_of_a_querys_passages_are_not_its_negatives():
+    """Rows (a, p), (b, p), (c, q), (c, r): each is told from what is not its query's alone."""
+    texts = {"a": 1, "b": 2, "c": 3, "p": 4, "q": 5, "r": 6}
+    pairs = ["ap", "bp", "cq", "cr"]
+    tokens = np.array([[[texts[text], 0] for text in pair] for pair in pairs])
+    axes = {"a": 0, "b": 1, "c": 2, "p": 0, "q": 2, "r": 3}
+    vectors = np.eye(4, dtype=np.float32)[[axes[text] for pair in pairs for text in pair]]
+    nats, right = classify.objective(
+        "embed", vectors, {"targets": np.zeros(4, np.int32), "tokens": tokens}, 1.0
+    )
+    e = np.e  # a: p 1; q, r 0. b: p, q, r 0. c, to q: q 1; p, p 0. c, to r: r, p, p 0
+    want = [np.log((e + 2) / e), np.log(3), np.log((e + 2) / e), np.log(3)]
+    np.testing.assert_allclose(nats, want, rtol=1e-6)
+    negatives = np.stack([tokens[:, 0], tokens[:, 1], tokens[::-1, 1]], 1)
+    scores = classify.contrast(np.ones((12, 1), np.float32), negatives)
+    assert (np.asarray(scores) > 0).astype(int).tolist() == [
+        [1, 0, 1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 1, 0, 0],
+        [1, 1, 1, 0, 0, 0, 1, 1], [1, 1, 0, 1, 0, 0, 1, 1],
+    ]  # fmt: skip
+
+
+def test_a_cross_encoder_ranks_the_candidates_of_each_query(tmp_path):
+    rows = [
+        {"query": f"q{n // 4}", "text": f"w{n // 4}", "passage": f"{GOOD[0] if n % 4 == 1 else BAD[0]} {n}",
+         "label": int(n % 4 == 1)}
+        for n in range(64)
+    ]  # fmt: skip
+    made = config(tmp_path, "classify", steps=30, **{"data.rank": "query", "data.pair": "passage"})
+    for part in ("train", "valid"):
+        (tmp_path / f"{part}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    found = classify.run(made, tmp_path / "run").metrics
+    assert found["valid/mrr"] == found["valid/ndcg@10"] == found["valid/recall@1"] == 1
+
+
+@pytest.mark.parametrize("task", HEADS)
+def test_the_table_variant_takes_every_task(tmp_path, task):
+    own = config(tmp_path, task)
+    made = configs.load("configs/minilm.py:table")
+    assert set(made.data) == {*configs.DEFAULTS["data"], *labelled.FIELDS}
+    made.model.update({**SIZE, "dtype": "float32"})
+    made.init.reference = ""
+    made.update(batch=16, length=24)
+    made.data.update({n: own.data[n] for n in ("train", "task", "tokenizer", "pair", "stride")})
+    planned, batch = classify.check(made)
+    _, o, material, _ = classify._open(made)
+    assert o.head == own.model.head and o.labels == HEADS[task] and len(batch["targets"]) == 16
+    assert set(material.rows) == {"train", "valid", "test"} and "valid" in planned.task.evaluators
+
+
 def test_class_weights(tmp_path):
     made = config(tmp_path, "classify")
     _, o, material, stream = classify._open(made)
@@ -178,6 +231,11 @@ def test_layerwise_rates():
         ({"model.vocab": 300}, "model.vocab="),
         ({"data.tokenizer": ""}, "config.data.tokenizer is empty"),
         ({"init.model": True}, "takes the model of init"),
+        ({"data.valid_shar": 0.1}, 'no field .valid_shar.; did you mean "valid_share"'),
+        ({"data.classweights": (1.0, 2.0)}, 'did you mean "class_weights"'),
+        ({"best.metric": "valid/acuracy"}, 'did you mean "valid/accuracy"'),
+        ({"best.metric": "valid/accuracy", "data.valid": ""}, "none: no part is held out"),
+        ({"data.balanced": 1}, "config.data.balanced is 1; expected bool"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path, changes, words):

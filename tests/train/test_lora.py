@@ -9,6 +9,7 @@ from models import families
 from models.build import build, example, shapes
 from models.options import Options
 from train.core import forms, lora
+from train.core.layerwise import layerwise
 
 SIZE = {"vocab": 40, "context": 16, "layers": 2, "width": 16, "heads": 2, "ff": 32}
 HOW = {
@@ -78,4 +79,33 @@ def test_what_cannot_be_adapted_is_said(base):
         lora.settings(ConfigDict({"lora": {"rank": 3, "dropout": 0.1}}))
     with pytest.raises(ValueError, match="config.init names none"):
         lora.base(ConfigDict({"init": {"checkpoint": "", "reference": ""}}), options())
+    with pytest.raises(
+        ValueError, match='config.lora.whole: "scoer/" matches no parameter of .*score'
+    ):
+        lora.init(jax.random.key(0), base, {**HOW, "whole": "scoer/"})
+    for name in ("targets", "whole"):
+        with pytest.raises(ValueError, match=f"config.lora.{name}: .* is not a regular expression"):
+            lora.settings(ConfigDict({"lora": {"rank": 3, name: "attn/(q|v"}}))
     assert lora.settings(ConfigDict({}))["rank"] == 0
+
+
+def test_the_default_whole_may_match_nothing(base):
+    headless = {name: x for name, x in base.items() if name not in ("score", "pool")}
+    assert list(
+        lora.init(jax.random.key(0), headless, {**HOW, "whole": lora.DEFAULTS["whole"]})
+    ) == ["lora"]
+
+
+def test_layerwise_rates_are_of_what_is_trained():
+    """Rows for layers without adapters would match nothing, and the optimiser would refuse them."""
+    how = {"rank": 2, "targets": "blocks/1/attn/q/kernel", "whole": "^score/"}
+    rows = layerwise(options(), 0.5, ConfigDict({"lora": how}))
+    assert rows == ((r"(^|/)blocks/1/", 0.5),)
+    rows = layerwise(options(), 0.5, ConfigDict({"lora": {**how, "whole": "^embed/types"}}))
+    assert rows == ((r"(^|/)blocks/1/", 0.5), (r"^(lora/)?embed/", 0.125))
+
+
+@pytest.mark.parametrize("decay", [-0.9, 0.0, 5.0, float("nan")])
+def test_a_layer_decay_out_of_range_is_refused(decay):
+    with pytest.raises(ValueError, match="config.layer_decay is .*; expected 0 < x <= 1"):
+        layerwise(options(), decay, ConfigDict({}))

@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 from eval import translate
 from models import families
 from models.build import build, shapes
-from models.interop import tensors
 from models.options import Options
+from scripts import convert, sample
 from tests.train import toy
 from tests.train.test_lm import agree
 from train import seq2seq
@@ -100,6 +100,16 @@ CONFIG = dict(
         ("model.vocab", 100, "config.model.vocab=2"),
         ("length", 8, "do not fit config.length=8"),
         ("data.task", "translate", "pairs or denoise"),
+        ("data.target_length", 81, "config.data.target_length is 81; .*at most 80"),
+        ("data.tokens", -1, "config.data.tokens is -1"),
+        ("data.least", 0, "config.data.least is 0"),
+        ("smoothing", 1.5, "config.smoothing is 1.5"),
+        ("smoothing", -0.2, "config.smoothing is -0.2"),
+        ("decode.rule", "hf", "config.decode.rule is 'hf'"),
+        ("decode.beams", 0, "config.decode.beams is 0"),
+        ("decode.alpha", 500.0, "config.decode.alpha is 500.0"),
+        ("decode.limit", -7, "config.decode.limit is -7"),
+        ("decode.beam", 4, "config.decode has no field 'beam'; .*beams"),
         ("model", families.row("gpt2", "124m", **SIZE), "a decoder with head='lm'"),
     ],
 )
@@ -108,9 +118,24 @@ def test_a_config_that_does_not_fit_is_refused(field, value, words):
     if isinstance(value, dict):
         config[field] = value
     else:
-        config.update_from_flattened_dict({field: value})
+        *parents, last = field.split(".")
+        with (config[parents[0]] if parents else config).unlocked() as section:
+            section[last] = value
     with pytest.raises(ValueError, match=words):
         seq2seq.check(complete(config))
+
+
+def test_no_pair_is_left_out_whose_target_alone_is_long():
+    """Sources of up to 8 tokens, targets of up to 24: all are in the batches, at their own widths."""
+    config = complete(ConfigDict(CONFIG))
+    config.data.update(train="toy:copy", target_length=24, truncate=True, least=8)
+    config.length = 8
+    _, _, stream, held = seq2seq.open_parts(config)
+    assert (stream.pairs.sizes() > 8).any()
+    assert sum(len(members) for _, members, _ in stream.groups) == len(stream.pairs)
+    wide = {stream.batch(step)["targets"].shape[1] for step in range(40)}
+    assert max(wide) > 8 and stream.batch(0)["tokens"].shape[1] == 8
+    assert sum(batch["rows"].sum() for batch in held["heldout"]["batches"]) == 500
 
 
 def test_a_run_learns_averages_and_writes(tmp_path):
@@ -132,8 +157,12 @@ def test_a_run_learns_averages_and_writes(tmp_path):
     kept = [checkpoint.load_params(folder)[0] for folder in checkpoint.folders(tmp_path)]
     assert len(kept) == 2
     mean = forms.flat(jax.tree.map(lambda a, b: (a + b) / 2, *kept))
-    (tmp_path / average.NAME).rename(tmp_path / "model.safetensors")
-    files = tensors.open_folder(tmp_path)
-    assert len(files) == len(mean)
-    for name, x in mean.items():
-        assert np.allclose(files[name.replace("/", ".")], x, atol=1e-7)
+    own, model, variables, known = checkpoint.load_run(average.written(tmp_path, config))
+    averaged = forms.flat(variables["params"])
+    assert averaged.keys() == mean.keys() and model.o == Options.of(config.model.to_dict())
+    assert all(np.allclose(averaged[name], x, atol=1e-7) for name, x in mean.items())
+    assert own.average == 2 and known.vocab <= 280
+    assert sample.load(tmp_path / average.FOLDER).two
+    converted = convert.source(str(tmp_path / average.FOLDER))
+    assert forms.flat(converted.variables["params"]).keys() == mean.keys()
+    assert average.written(tmp_path, ConfigDict({"average": 0})) == tmp_path

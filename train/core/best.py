@@ -5,7 +5,8 @@
 After each evaluation the metric is compared with the best so far; a better one is saved under
 `workdir/best/`, which is a run's folder like any other (`checkpoint.find(workdir / "best")`). After
 `patience` evaluations without a better one (0: never) the run ends. What was seen is kept in
-`best.json` and read again on resume, as far as the run had come.
+`best.json` and read again on resume, as far as the run had come. A metric that no evaluator gives is
+refused before the first step, as far as names are known then (`expect`).
 """
 
 import json
@@ -19,6 +20,27 @@ from train.core.saver import Checkpoints
 
 NAME, FOLDER = "best.json", "best"
 DEFAULTS = {"metric": "", "mode": "max", "patience": 0}
+
+
+ROUND = "round"  # what a loop that writes between updates says of a round
+
+
+def expect(config, task):
+    """ValueError for a config.best.metric that no evaluator of the task gives, where that is known."""
+    metric = dict(config.get("best", {})).get("metric", "")
+    part, slash, name = metric.partition("/")
+    if not slash or part == ROUND:
+        return
+    if part not in task.evaluators:
+        parts = ", ".join(task.evaluators) or "none: no part is held out"
+        raise ValueError(
+            f'config.best.metric is "{metric}"; this run evaluates {parts}\n'
+            'hold a part out, or use --config.best.metric="" to keep the last checkpoint'
+        )
+    known = task.measures.get(part, ())
+    if known and name not in known:
+        hint = nearest(metric, [f"{part}/{one}" for one in known])
+        raise ValueError(f'config.best.metric is "{metric}"; {hint}')
 
 
 class Best:
@@ -59,11 +81,15 @@ class Best:
             return False
         return sum(step > self.best[0] for step, _ in self.history) >= self.patience
 
+    def gives(self, values: dict) -> bool:
+        """Whether an evaluation has the metric, if one is asked for; `see` raises where it has not."""
+        return not self.metric or self.metric in values
+
     def see(self, state, step: int, values: dict):
         """Compares and saves; ValueError for a metric that no evaluator gives."""
         if not self.metric:
             return
-        if self.metric not in values:
+        if not self.gives(values):
             known = [name for name in values if "/" in name]
             raise ValueError(
                 f'config.best.metric is "{self.metric}"; {nearest(self.metric, known)}'

@@ -164,6 +164,10 @@ def find(path, say=print) -> Path:
         say(f"checkpoint {folder.name} is damaged and not used: {problems[0]}")
     if found:
         raise ValueError(f"every checkpoint of {path} is damaged: {problem}")
+    if (path / "adapter_config.json").is_file():
+        raise FileNotFoundError(
+            f"{path} is a PEFT folder, no run of ours; use init.reference, which merges it"
+        )
     raise FileNotFoundError(f"{path} holds no checkpoint (nothing in {path / 'checkpoints'})")
 
 

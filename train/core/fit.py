@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from train.core import anomaly, check, pages, provenance, shard, start
-from train.core.best import Best
+from train.core.best import Best, expect
 from train.core.log import Logger
 from train.core.meter import Meter, peak
 from train.core.plan import Plan, plan
@@ -54,6 +54,7 @@ def fit(config, task: Task, workdir, kind=None) -> Fitted:
     with contextlib.ExitStack() as stack:
         stopping = stack.enter_context(owner())
         stopping.begin()
+        expect(config, task)
         planned = plan(config, task)
         stack.enter_context(jax.set_mesh(planned.mesh))
         logger = stack.enter_context(Logger(workdir, config.log, config.steps))
@@ -258,6 +259,8 @@ class Loop:
                 self.logger.metrics(done, values)
         if done:
             with self.meter.paused(), self.dog.off():
+                if not self.best.gives(self.latest):
+                    self.save(state, done, wait=True)
                 self.best.see(state, done, self.latest)
         self.evaluated = done
 

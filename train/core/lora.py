@@ -44,11 +44,18 @@ def settings(config) -> dict:
         if name not in DEFAULTS:
             raise ValueError(f"config.lora has no field {name!r}; {nearest(name, DEFAULTS)}")
     found = {**DEFAULTS, **given}
-    if found["rank"] < 0 or found["alpha"] <= 0:
+    if not (found["rank"] >= 0 and 0 < found["alpha"] < math.inf):
         raise ValueError(
             f"config.lora has rank={found['rank']}, alpha={found['alpha']}; expected rank >= 0 and "
             "alpha > 0"
         )
+    for name in ("targets", "whole"):
+        try:
+            re.compile(found[name])
+        except re.error as error:
+            raise ValueError(
+                f'config.lora.{name}: "{found[name]}" is not a regular expression: {error}'
+            ) from None
     return found
 
 
@@ -69,8 +76,7 @@ def base(config, o, made=None) -> dict:
     `made`: fresh parameters, of which the heads' are taken. Raises ValueError where it names none, or
     the model has a parameter that it lacks.
     """
-    from models import interop
-    from train.core import checkpoint
+    from train.core import checkpoint, reference
 
     init = config.get("init", {})
     if init.get("checkpoint", ""):
@@ -78,7 +84,7 @@ def base(config, o, made=None) -> dict:
         given, _ = loaded(source)
     elif init.get("reference", ""):
         source = init["reference"]
-        given = interop.load(source).variables["params"]
+        given = reference.load(source).variables["params"]
     else:
         raise ValueError("config.lora adapts a trained model; config.init names none")
     if made is None:
@@ -126,6 +132,11 @@ def init(key, base, how: dict) -> dict:
     flat = forms.flat(base)
     whole = how["whole"] or r"(?!)"
     made = {path: x for path, x in flat.items() if re.search(whole, path)}
+    if how["whole"] not in ("", DEFAULTS["whole"]) and not made:  # the default fits any head
+        tops = ", ".join(sorted({path.split("/")[0] for path in flat}))
+        raise ValueError(
+            f'config.lora.whole: "{how["whole"]}" matches no parameter of {tops}; "" trains none whole'
+        )
     for number, path in enumerate(sorted(targets(base, how["targets"]))):
         if path in made:
             raise ValueError(f"config.lora: {path} is matched by both targets and whole")

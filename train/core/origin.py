@@ -4,10 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models import interop
 from models.build import build, example, shapes
 from models.options import Options
-from train.core import checkpoint, forms, lora, shard
+from train.core import checkpoint, forms, lora, reference, shard
 from train.core.errors import nearest
 
 OWN = ("head", "labels", "drop_", "pool", "score_")  # what a run may set beside the model's own
@@ -45,7 +44,7 @@ def named(init) -> Options | None:
     if init.get("checkpoint", ""):
         return Options.of(checkpoint.read_config(checkpoint.find(init["checkpoint"]))["model"])
     if init.get("reference", ""):
-        return interop.options(init["reference"])
+        return reference.options(init["reference"])
     return None
 
 

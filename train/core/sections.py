@@ -36,3 +36,11 @@ def positive(name: str, section: dict, fields):
     for field in fields:
         if not section[field] > 0:
             raise ValueError(f"config.{name}.{field} is {section[field]}; expected more than 0")
+
+
+def share(name: str, value, zero: bool = True, one: bool = False):
+    """ValueError unless a field lies between 0 and 1; whether the ends count, `zero` and `one` say."""
+    inside = isinstance(value, int | float) and 0 <= value <= 1
+    if not inside or (value == 0 and not zero) or (value == 1 and not one):
+        ends = f"0 {'<=' if zero else '<'} x {'<=' if one else '<'} 1"
+        raise ValueError(f"config.{name} is {value!r}; expected {ends}")

@@ -42,10 +42,10 @@ def begin(config, task: Task, plan: Plan, checkpoints, say) -> tuple[State, int]
         source = checkpoint.find(init["checkpoint"], say)
         given, extra = lora.loaded(source)
     elif init.get("reference", ""):
-        from models import interop
+        from train.core import reference
 
         source = init["reference"]
-        extra = dict(interop.load(source).variables)
+        extra = dict(reference.load(source).variables)
         given = extra.pop("params")
     else:
         return jax.jit(plan.fresh, out_shardings=plan.shardings)(), 0

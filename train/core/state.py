@@ -60,7 +60,8 @@ class Task:
     the present parameters, without a gradient; summed over micro-batches before the first of them is
     trained on, and given to the loss among the totals. None for most.
     batches(step) -> dict of numpy arrays: this process's rows, a pure function of (seed, step).
-    evaluators: {name: run}, `run(variables) -> {metric: float}`.
+    evaluators: {name: run}, `run(variables) -> {metric: float}`. measures: {name: metrics}, those that
+    an evaluator can give, where that is known before it runs.
     frozen: parameters that the loss reads and nobody trains; an undonated argument of the step.
     carry: the loop's own part of the first state. dropout: whether the loss needs a random key.
     fingerprint: nested dict of what the data and tokenizer are; a resume compares it.
@@ -92,6 +93,7 @@ class Task:
     window: Callable | None = None
     based: bool = False
     given: Callable | None = None
+    measures: Mapping[str, tuple] = dataclasses.field(default_factory=dict)
 
 
 def fresh(

@@ -7,13 +7,30 @@ and each draws its 80/10/10 by itself.
 
 Everything is a function of its arguments and of a numpy generator that the caller makes from (seed,
 row): static masking hands in the same generator for a row in every epoch, dynamic masking (Liu et
-al. 2019, section 4.1) another one. What encoder-decoders are trained on is in `train.data.denoising`.
+al. 2019, section 4.1) another one. What encoder-decoders are trained on has a room of its own,
+`train.data.denoising`, and is offered here as well: T5's spans, BART's infilling, permutation, deletion
+and rotation (`denoising.corrupt` makes the steps that a `Noise` names).
 """
 
 import dataclasses
 
 import numpy as np
 
+from train.data.denoising import (
+    Noise,
+    delete,
+    infill,
+    infill_spans,
+    permute,
+    restore,
+    rotate,
+    span_corrupt,
+)
+
+__all__ = [
+    "Masking", "Noise", "choose", "corrupt", "delete", "infill", "infill_spans", "permute", "replace",
+    "restore", "rotate", "span_corrupt",
+]  # fmt: skip
 UNITS = ("token", "word", "ngram")
 TRIES = 32  # places tried for an n-gram that overlaps another before its budget is left
 
@@ -37,14 +54,15 @@ class Masking:
     def __post_init__(self):
         if not 0 < self.rate <= 1:
             raise ValueError(f"masking.rate is {self.rate}; expected 0 < rate <= 1")
-        if min(self.mask, self.random) < 0 or self.mask + self.random > 1 + 1e-9:
+        both = self.mask + self.random
+        if not (self.mask >= 0 and self.random >= 0 and both <= 1 + 1e-9):
             raise ValueError(
                 f"masking.mask={self.mask} and masking.random={self.random}; expected shares that "
                 "add up to at most 1"
             )
         if self.unit not in UNITS:
             raise ValueError(f"masking.unit is {self.unit!r}; expected one of {', '.join(UNITS)}")
-        if self.longest < 1 or self.most < 0:
+        if not (self.longest >= 1 and self.most >= 0):
             raise ValueError(f"masking.longest={self.longest}, most={self.most}; expected >= 1, 0")
 
     def room(self, length: int) -> int:

@@ -14,6 +14,7 @@ from train.data.opening import get
 from train.data.windows import Contiguous
 
 SENTINELS = 100
+DRAWS = 1000  # of a row's noise, of which about every second fits at worst
 HELD = 0x5EED  # the seed of the held-out rows and their noise
 
 
@@ -27,14 +28,31 @@ def noise(config) -> Noise:
     return Noise(**given)
 
 
+def sentinels(tokenizer) -> list:
+    """The ids of the tokenizer's own `<extra_id_0>`, `<extra_id_1>`, ...; ValueError unless each lies
+    one below the one before, as T5's do."""
+    found = []
+    for number in range(tokenizer.vocab):
+        id = tokenizer.raw.token_to_id(f"<extra_id_{number}>")
+        if id is None:
+            break
+        if found and id != found[-1] - 1:
+            raise ValueError(
+                f"the tokenizer's <extra_id_{number}> is {id}, <extra_id_{number - 1}> {found[-1]}; "
+                "expected ids that count down by one, as T5's"
+            )
+        found.append(id)
+    return found
+
+
 def extra(tokenizer, how: Noise) -> tuple[int, int]:
     """(first sentinel or mask id, the vocabulary that the model needs).
 
     A tokenizer with `<extra_id_0>` or a mask token has them; else they follow its vocabulary.
     """
-    found = tokenizer.raw.token_to_id("<extra_id_0>") if how.kind == "spans" else tokenizer.mask
-    if found is not None and found >= 0:
-        return found, tokenizer.vocab
+    own = sentinels(tokenizer)[:1] if how.kind == "spans" else [tokenizer.mask]
+    if own and own[0] >= 0:
+        return own[0], tokenizer.vocab
     count = SENTINELS if how.kind == "spans" else 1
     return tokenizer.vocab + count - 1, tokenizer.vocab + count
 
@@ -43,21 +61,28 @@ class Denoised:
     """Windows for `text.Stream`: `count` rows an epoch, noise drawn anew from every epoch's key.
 
     A source has at most `length` tokens, EOS included; T5's rows are as much longer before they are
-    corrupted as fills that (512 of 568).
+    corrupted as fills that (512 of 568). Where BART's spans of no token make a source longer, its noise
+    is drawn again. ValueError for a length that the noise does not fit.
     """
 
     def __init__(self, corpus, chosen, length, tokenizer, how: Noise, start: int):
         self.how, self.tokenizer, self.start, self.length = how, tokenizer, start, length
         self.mark, _ = extra(tokenizer, how)
         self.raw, self.target = length - 1, length
+        if "infill" in how.steps and not how.span > 1:
+            raise ValueError(
+                f"config.data.noise.span is {how.span}: as many masks as tokens, which do not fit "
+                "config.length; expected more than 1"
+            )
         if how.kind == "spans":
             self.raw = denoising.raw_length(length, how.rate, how.span)
             self.target = denoising.span_sizes(self.raw, how.rate, how.span)[1]
             spans = denoising.span_counts(self.raw, how.rate, how.span)[1]
-            if spans > SENTINELS:
-                raise ValueError(
-                    f"config.length={length} needs {spans} sentinels; at most {SENTINELS}"
-                )
+            most = len(sentinels(tokenizer)) or SENTINELS
+            if spans > most:
+                raise ValueError(f"config.length={length} needs {spans} sentinels; at most {most}")
+        if self.raw < 2:
+            raise ValueError(f"config.length={length} leaves no room for noise; use a longer one")
         self.ring = Contiguous(corpus, chosen, self.raw, tokenizer)
         self.count = self.ring.count
         stops = (tokenizer.raw.token_to_id(mark) for mark in (".", "!", "?", "\n", "Ċ"))
@@ -74,13 +99,22 @@ class Denoised:
                 how = self.how.rate, self.how.span
                 source, target = denoising.span_corrupt(row, rng, self.mark, eos, *how)
             else:
-                made = denoising.corrupt(row, rng, self.how, self.mark, self.stops)
-                source = np.concatenate([made[: self.length - 1], np.int32([eos])])
+                source = np.concatenate([self._noisy(row, rng), np.int32([eos])])
                 target = np.concatenate([row, np.int32([eos])])
             sources.append(source)
             targets.append(target)
         pad = self.tokenizer.pad if self.tokenizer.pad >= 0 else eos
         return pairs.frame(sources, targets, (self.length, self.target), pad, self.start)
+
+    def _noisy(self, row, rng):
+        """The row under BART's noise, the first draw that fits."""
+        for _ in range(DRAWS):
+            made = denoising.corrupt(row, rng, self.how, self.mark, self.stops)
+            if len(made) < self.length:
+                return made
+        raise ValueError(
+            f"{DRAWS} draws of {self.how} made every source longer than config.length={self.length}"
+        )
 
 
 def open_stream(config, tokenizer, split="train", process=0, processes=1) -> text.Stream:

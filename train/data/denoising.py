@@ -2,9 +2,11 @@
 
 The other room of `train.data.corruption`. Pure functions of tokens and a numpy generator; a source
 that was corrupted and its target together give the original back, which `restore` does for spans.
+Rows of fewer than two tokens are left as they are.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -25,6 +27,12 @@ class Noise:
     span: float = 3.0
 
     def __post_init__(self):
+        if not isinstance(self.kind, str):
+            raise ValueError(f"noise.kind is {self.kind!r}; expected {', '.join(KINDS)}")
+        for name in ("rate", "span"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueError(f"noise.{name} is {value!r}; expected a number")
         unknown = [step for step in self.steps if step not in KINDS]
         if unknown:
             raise ValueError(f"noise.kind has {unknown[0]!r}; expected {', '.join(KINDS)}")
@@ -32,8 +40,8 @@ class Noise:
             raise ValueError(f"noise.kind={self.kind!r}: spans go with no other step")
         if not 0 < self.rate < 1:
             raise ValueError(f"noise.rate is {self.rate}; expected 0 < rate < 1")
-        if self.span < 1:
-            raise ValueError(f"noise.span is {self.span}; expected at least 1")
+        if not 1 <= self.span < math.inf:
+            raise ValueError(f"noise.span is {self.span}; expected a number of at least 1")
 
     @property
     def steps(self) -> tuple:
@@ -42,7 +50,7 @@ class Noise:
 
 def span_counts(length: int, rate: float, mean: float) -> tuple[int, int]:
     """(noise tokens, spans) of a row of `length` tokens, as T5's code rounds them."""
-    noise = min(max(round(length * rate), 1), length - 1)
+    noise = min(max(round(length * rate), 1), max(length - 1, 0))
     return noise, min(max(round(noise / mean), 1), noise, length - noise)
 
 
@@ -54,7 +62,9 @@ def span_sizes(length: int, rate: float, mean: float) -> tuple[int, int]:
 
 def raw_length(source: int, rate: float = 0.15, mean: float = 3.0) -> int:
     """The most tokens that, corrupted, fit a source of so many: 512 at 15 % and 3 gives 568."""
-    length = 2
+    if source < 1:
+        raise ValueError(f"a source of {source} tokens has no room for its end")
+    length = 0
     while span_sizes(length + 1, rate, mean)[0] <= source:
         length += 1
     return length
@@ -69,6 +79,8 @@ def partition(total: int, parts: int, rng) -> np.ndarray:
 def span_mask(length: int, rng, rate: float = 0.15, mean: float = 3.0) -> np.ndarray:
     """Which tokens are noise, bool [length]: gaps and spans in turn, a gap first, lengths at random."""
     noise, spans = span_counts(length, rate, mean)
+    if not spans:
+        return np.zeros(length, bool)
     pieces = np.stack([partition(length - noise, spans, rng), partition(noise, spans, rng)], 1)
     return np.repeat(np.tile([False, True], spans), pieces.reshape(-1))
 
@@ -80,15 +92,24 @@ def sentinels(tokens, noise, first: int) -> np.ndarray:
     return out[begins | ~noise].astype(np.int32)
 
 
-def span_corrupt(tokens, rng, first: int, eos: int, rate: float = 0.15, mean: float = 3.0) -> tuple:
+def span_corrupt(
+    tokens, rng, first: int, eos: int, rate: float = 0.15, mean: float = 3.0, most: int = 0
+) -> tuple:
     """(source, target) of T5's objective (Raffel et al. 2020, section 3.1.4), int32.
 
     The source has a sentinel for each span, the target the spans, each after its sentinel; both end
-    in EOS. `first` is the id of the first sentinel, the others lie below it.
+    in EOS. `first` is the id of the first sentinel, the others lie below it; ValueError where more
+    than `most` (0: than there are ids) would be needed.
     """
-    tokens = np.asarray(tokens)
+    tokens, end = np.asarray(tokens, np.int32), np.int32([eos])
+    spans = span_counts(len(tokens), rate, mean)[1]
+    if spans > (most or first + 1):
+        raise ValueError(
+            f"{len(tokens)} tokens need {spans} sentinels; there are {most or first + 1}"
+        )
+    if not spans:
+        return np.concatenate([tokens, end]), end
     noise = span_mask(len(tokens), rng, rate, mean)
-    end = np.int32([eos])
     source, target = (sentinels(tokens, part, first) for part in (noise, ~noise))
     return np.concatenate([source, end]), np.concatenate([target, end])
 
@@ -98,7 +119,8 @@ def restore(source, target, first: int, count: int) -> np.ndarray:
     source, target = source[:-1], target[:-1]
     marks = np.flatnonzero((target <= first) & (target > first - count))
     spans = {int(t[0]): t[1:] for t in np.split(target, marks[1:])} if len(marks) else {}
-    return np.concatenate([spans.get(int(t), [t]) for t in source]).astype(np.int32)
+    parts = [spans.get(int(t), [t]) for t in source]
+    return np.concatenate([source[:0], *parts]).astype(np.int32)
 
 
 def infill_spans(length: int, rng, rate: float = 0.3, mean: float = 3.0) -> tuple:
@@ -132,7 +154,8 @@ def permute(tokens, ends, rng) -> np.ndarray:
     """The sentences in random order; ends: bool [n], a sentence ends here (what is left is one)."""
     cuts = np.flatnonzero(ends) + 1
     parts = [part for part in np.split(np.asarray(tokens), cuts) if len(part)]
-    return np.concatenate([parts[i] for i in rng.permutation(len(parts))]).astype(np.int32)
+    order = rng.permutation(len(parts))
+    return np.concatenate([np.int32([]), *(parts[i] for i in order)]).astype(np.int32)
 
 
 def delete(tokens, rng, rate: float) -> np.ndarray:
@@ -144,7 +167,7 @@ def delete(tokens, rng, rate: float) -> np.ndarray:
 
 def rotate(tokens, rng) -> np.ndarray:
     """The tokens from a random one on, then those before it: the model must find the start."""
-    return np.roll(np.asarray(tokens, np.int32), -int(rng.integers(len(tokens))))
+    return np.roll(np.asarray(tokens, np.int32), -int(rng.integers(max(len(tokens), 1))))
 
 
 def corrupt(tokens, rng, noise: Noise, mask: int = -1, stops=()) -> np.ndarray:
@@ -156,6 +179,8 @@ def corrupt(tokens, rng, noise: Noise, mask: int = -1, stops=()) -> np.ndarray:
     if mask < 0 and {"infill", "mask"} & set(noise.steps):
         raise ValueError(f"noise.kind={noise.kind!r} needs a tokenizer with a mask token")
     for step in noise.steps:
+        if len(tokens) < 2:
+            break
         if step == "permute":
             tokens = permute(tokens, np.isin(tokens, stops), rng)
         elif step == "infill":

@@ -247,11 +247,12 @@ class Fitting:
 
 
 def _tagged(examples, tokenizer, frame, length, truncate) -> Rows:
-    """Every word is encoded on its own; its first piece carries the tag."""
+    """Every word is encoded on its own; its first piece carries the tag. `extra["tags"]` has those of
+    words that no slot reads, too, at slot -1: an evaluator misses their entities."""
     spaced = Words(tokenizer).spaces
     spelt = lambda place, word: f" {word}" if spaced and place else word
     known = _ids(tokenizer, {spelt(p, w) for row in examples.texts for p, w in enumerate(row)})
-    fit, parts, targets = Fitting(length, truncate, examples), [], []
+    fit, parts, targets, whole = Fitting(length, truncate, examples), [], [], []
     for number, words in enumerate(examples.texts):
         ids = [known[spelt(place, word)] for place, word in enumerate(words)]
         starts = 1 + np.concatenate([[0], np.cumsum([len(x) for x in ids])]).astype(int)
@@ -261,5 +262,7 @@ def _tagged(examples, tokenizer, frame, length, truncate) -> Rows:
         inside = np.concatenate([*ids[:kept], np.zeros(0, np.int32)])
         parts.append([frame.join(inside)])
         labels = examples.targets[number]
-        targets.append([(int(starts[w]), labels[w]) for w in range(kept) if len(ids[w])])
-    return Rows("tokens", length, frame.pad, parts, targets, fit.done())
+        read = [w < kept and len(ids[w]) > 0 for w in range(len(words))]
+        whole.append([(int(starts[w]) if read[w] else -1, labels[w]) for w in range(len(words))])
+        targets.append([pair for pair in whole[-1] if pair[0] >= 0])
+    return Rows("tokens", length, frame.pad, parts, targets, fit.done(), {"tags": whole})

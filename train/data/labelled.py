@@ -9,6 +9,10 @@
     choice    text choices label                   the index of the right choice
     spans     question context answers             {"text": [...], "answer_start": [...]}; empty: none
     embed     text pair [negative]                 a query and the passage that answers it
+
+With `data.rank` (classify with two labels, regress) rows with the same value of that column are the
+candidates of one query, and the scores rank them (a cross-encoder): relevant are those of the second
+label, or of a number above 0.
 """
 
 import dataclasses
@@ -16,7 +20,9 @@ import dataclasses
 import numpy as np
 import xxhash
 
+from train.core import sections
 from train.core.errors import nearest
+from train.data import labels as known
 from train.data.opening import get
 from train.data.tables import Table, read
 
@@ -30,6 +36,14 @@ HEADS = {  # the head that a task trains
     "embed": ("embed",),
 }
 PARTS = ("train", "valid", "test")
+FIELDS = {  # of config.data, with their defaults
+    "train": "", "valid": "", "test": "", "valid_share": 0.0, "test_share": 0.0, "group": "", "rank": "",
+    "task": "classify", "labels": (), "class_weights": (), "balanced": False, "temperature": 0.05,
+    "text": "text", "pair": "", "label": "label", "words": "words", "tags": "tags",
+    "choices": "choices", "question": "question", "context": "context", "answers": "answers",
+    "negative": "", "truncate": False, "cut": "end", "pool": 0, "stride": 128, "longest": 30,
+    "threshold": 0.0,
+}  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -53,8 +67,8 @@ def open_parts(config) -> tuple[dict, dict]:
     """({part: table}, counts) of `config.data`: `train`, and `valid`, `test` where they are asked for.
 
     A part without a source of its own is cut off the training table: `data.valid_share` and
-    `data.test_share` of its groups. A group are the rows with the same value of `data.group`, or, if
-    that is empty, with the same text but for case and what is neither letter nor digit; so that no
+    `data.test_share` of its groups. A group are the rows with the same value of `data.group` or
+    `data.rank`, or, if both are empty, with the same text but for case and what is neither letter nor digit; so that no
     text stands on both sides. Counts: rows of each part, and `repeated`, rows of the training
     sources that repeat an earlier one's text.
     """
@@ -72,7 +86,7 @@ def open_parts(config) -> tuple[dict, dict]:
             parts[part] = read(named)
         elif share:
             shares[part] = share
-    if sum(shares.values()) >= 1:
+    if not sum(shares.values()) < 1 and min(shares.values()) >= 0:
         raise ValueError(f"config.data: {shares} leave nothing to train on")
     keys = groups(table, config)
     cut = split(keys, shares)
@@ -86,7 +100,7 @@ def open_parts(config) -> tuple[dict, dict]:
 
 def groups(table: Table, config) -> list:
     """A key for each row; rows with equal keys stay on one side of a split."""
-    column = get(config, "data.group", "")
+    column = get(config, "data.group", "") or get(config, "data.rank", "")
     if column:
         return [f"{value}" for value in table.column(column, (str, int))]
     task = get(config, "data.task", "classify")
@@ -105,6 +119,8 @@ def plain(text) -> str:
 
 def split(keys, shares: dict) -> dict:
     """{part: row numbers, rising}: whole groups, in the order of a hash of the key, until full."""
+    for part, share in shares.items():
+        sections.share(f"data.{part}_share", share)
     count = len(keys)
     order = {key: xxhash.xxh3_64_intdigest(key.encode("utf-8", "surrogatepass")) for key in keys}
     numbers = sorted(range(count), key=lambda n: (order[keys[n]], keys[n], n))
@@ -124,8 +140,7 @@ def split(keys, shares: dict) -> dict:
 
 
 def _name(config, field: str) -> str:
-    defaults = {"pair": "", "negative": ""}
-    return get(config, f"data.{field}", defaults.get(field, field))
+    return get(config, f"data.{field}", FIELDS[field])
 
 
 def examples(table: Table, config, labels=()) -> Examples:
@@ -137,7 +152,7 @@ def examples(table: Table, config, labels=()) -> Examples:
     task = get(config, "data.task", "classify")
     if task not in TASKS:
         raise ValueError(f"config.data.task is {task!r}; {nearest(task, TASKS)}")
-    labels = tuple(labels) or tuple(get(config, "data.labels", ()))
+    labels = tuple(labels) or known.given(config)
     column = lambda field, *kinds: table.column(_name(config, field), kinds or (str,))
     if task == "tokens":
         return _tagged(table, config, labels)
@@ -159,27 +174,25 @@ def examples(table: Table, config, labels=()) -> Examples:
         return Examples(task, texts, [0] * len(texts), table)
     if task == "regress":
         return Examples(task, texts, _numbers(table, _name(config, "label")), table)
-    found = column("label", str, int, bool)
-    labels = labels or _sorted(found)
-    return Examples(
-        task, texts, _indices(table, found, labels, _name(config, "label")), table, labels
-    )
+    found, where = column("label", str, int, bool), _name(config, "label")
+    labels = known.classes(table, found, where, labels)
+    return Examples(task, texts, known.indices(table, found, labels, where), table, labels)
 
 
-def _sorted(found) -> tuple:
-    """Labels in order: numbers by value, also where a file holds them as text."""
-    kinds = set(found)
-    numeric = all(str(label).lstrip("-").isdecimal() for label in kinds)
-    return tuple(sorted(kinds, key=(lambda x: int(x)) if numeric else str))
-
-
-def _indices(table, found, labels, column) -> list:
-    known = {str(label): number for number, label in enumerate(labels)}
-    for number, label in enumerate(found):
-        if str(label) not in known:
-            hint = nearest(str(label), known)
-            raise ValueError(f"{table.where(number)}: column {column!r} is {label!r}; {hint}")
-    return [known[str(label)] for label in found]
+def ranking(made: Examples, config) -> dict:
+    """{groups, relevant} of `data.rank`: each row's query, and whether it answers that; {} without it."""
+    column = get(config, "data.rank", "")
+    if not column:
+        return {}
+    if made.task not in ("classify", "regress") or len(made.labels) not in (0, 2):
+        raise ValueError(
+            f"config.data.rank={column!r} ranks by two labels (task classify) or a number (regress); "
+            f"the task is {made.task} with {len(made.labels)} labels"
+        )
+    relevant = [target > 0 for target in made.targets]
+    if not any(relevant):
+        raise ValueError(f"{made.table.where(0)} and on: no row is relevant, so nothing is ranked")
+    return {"groups": made.table.column(column, (str, int)), "relevant": relevant}
 
 
 def _numbers(table, column) -> list:
@@ -196,26 +209,25 @@ def _numbers(table, column) -> list:
 
 
 def _tagged(table, config, labels) -> Examples:
-    names = _name(config, "words"), _name(config, "tags")
-    rows = []
-    for name in names:
+    columns, rows = (_name(config, "words"), _name(config, "tags")), []
+    for name, kinds in zip(columns, ((str, int, float), (str, int)), strict=True):
         values = table.column(name, (str, list))
+        for number, value in enumerate(values):
+            wrong = [x for x in value if type(x) not in kinds] if isinstance(value, list) else []
+            if wrong:
+                expected = " or ".join(kind.__name__ for kind in kinds)
+                raise ValueError(
+                    f"{table.where(number)}: column {name!r} has {wrong[0]!r:.60} in its list; "
+                    f"expected {expected}"
+                )
         rows.append([v.split() if isinstance(v, str) else [str(x) for x in v] for v in values])
     for number, (words, tags) in enumerate(zip(*rows, strict=True)):
         if len(words) != len(tags):
             raise ValueError(
-                f"{table.where(number)}: {len(words)} words in column {names[0]!r} and {len(tags)} "
-                f"tags in {names[1]!r}"
+                f"{table.where(number)}: {len(words)} words in column {columns[0]!r} and {len(tags)} "
+                f"tags in {columns[1]!r}"
             )
-    labels = labels or _sorted([tag for tags in rows[1] for tag in tags])
-    known = {str(label): number for number, label in enumerate(labels)}
-    targets = []
-    for number, tags in enumerate(rows[1]):
-        unknown = next((tag for tag in tags if tag not in known), None)
-        if unknown is not None:
-            where, hint = table.where(number), nearest(unknown, known)
-            raise ValueError(f"{where}: column {names[1]!r} has the tag {unknown!r}; {hint}")
-        targets.append([known[tag] for tag in tags])
+    labels, targets = known.tags(table, rows[1], labels, columns[1])
     return Examples("tokens", [tuple(words) for words in rows[0]], targets, table, labels)
 
 
@@ -242,13 +254,27 @@ def _answered(table, texts, answers, column) -> Examples:
             raise ValueError(
                 f"{where} is {str(row)[:60]}; expected text and answer_start, two lists"
             )
-        spans = []
-        for string, start in zip(strings, starts, strict=True):
-            if context[start : start + len(string)] != string:
-                raise ValueError(
-                    f"{where}: {string[:40]!r} does not stand at character {start} of the context, "
-                    f"but {context[start : start + len(string)][:40]!r}"
-                )
-            spans.append((start, start + len(string)))
-        targets.append(tuple(spans))
+        if len(strings) != len(starts):
+            raise ValueError(
+                f"{where} has {len(strings)} in text and {len(starts)} in answer_start; expected a "
+                "start for each"
+            )
+        targets.append(tuple(_span(where, context, *answer) for answer in zip(strings, starts)))
     return Examples("spans", texts, targets, table)
+
+
+def _span(where: str, context: str, string, start) -> tuple[int, int]:
+    """(start, end) of an answer in its context; ValueError where it does not stand there."""
+    if not isinstance(string, str) or not string:
+        raise ValueError(f"{where} has the text {string!r:.60}; expected words of the context")
+    if type(start) is not int or start < 0:
+        raise ValueError(
+            f"{where} has the answer_start {start!r:.60}; expected a whole number of at least 0"
+        )
+    end = start + len(string)
+    if context[start:end] != string:
+        raise ValueError(
+            f"{where}: {string[:40]!r} does not stand at character {start} of the context, but "
+            f"{context[start:end][:40]!r}"
+        )
+    return start, end

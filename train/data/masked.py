@@ -9,6 +9,7 @@ import functools
 
 import numpy as np
 
+from train.core import sections
 from train.core.errors import nearest
 from train.data import corruption, packing, sentences, text
 from train.data.opening import get, open_all
@@ -42,6 +43,7 @@ def packings(config) -> dict:
     made = dict(sentences.PACKINGS)
     if chosen == "pairs":
         short = float(get(config, "data.short", 0.1))
+        sections.share("data.short", short, one=True)
         made["pairs"] = functools.partial(sentences.Pairs, pair=pair, short=short)
     how = masking(config)
     return {name: functools.partial(make, masking=how) for name, make in made.items()}
@@ -50,6 +52,7 @@ def packings(config) -> dict:
 def open_stream(config, tokenizer, split="train", process=0, processes=1) -> text.Stream:
     """The stream of a masked-token config; ValueError in one to three lines for what is wrong."""
     turns = int(get(config, "data.masking.static", 0))
+    sections.within("data.masking", {"static": turns}, {"static": (0, None)})
     return text.Stream(config, tokenizer, split, process, processes, packings(config), turns)
 
 

@@ -22,7 +22,8 @@ PARTS = ("train", "heldout", "test")
 
 @dataclasses.dataclass
 class Pairs:
-    """Token rows of both sides, EOS included, and their texts; targets have at most `wide` tokens."""
+    """Token rows of both sides, EOS included, and their texts; targets have at most `wide` tokens,
+    sources `long` (0: as many as a batch is long)."""
 
     sources: list
     targets: list
@@ -31,6 +32,7 @@ class Pairs:
     pad: int
     start: int
     wide: int
+    long: int = 0
 
     def __len__(self):
         return len(self.sources)
@@ -41,11 +43,11 @@ class Pairs:
         return np.asarray([max(map(len, pair)) for pair in sides], np.int64)
 
     def batch(self, numbers, length: int) -> dict:
-        """tokens and mask int32 [n, length]; decoder_tokens and targets int32, weights float32 [n, wide],
-        where wide is no more than the targets' limit."""
+        """tokens and mask int32 [n, long]; decoder_tokens and targets int32, weights float32 [n, wide]:
+        `length`, but no more than the side's limit."""
         return frame(
             [self.sources[n] for n in numbers], [self.targets[n] for n in numbers],
-            (length, min(length, self.wide)), self.pad, self.start,
+            (min(length, self.long or length), min(length, self.wide)), self.pad, self.start,
         )  # fmt: skip
 
     def batches(self, size: int, buckets, process=0, processes=1) -> list:
@@ -142,7 +144,8 @@ def encode(texts, tokenizer, lengths, pad: int, start: int, truncate: bool) -> t
             f"{long} texts do not fit config.length={lengths[0]}{other} with their end\n"
             "use a longer length, or --config.data.truncate=true to cut them"
         )
-    return Pairs(*sides, list(texts[0]), list(texts[1]), pad, start, lengths[1]), long
+    made = Pairs(*sides, list(texts[0]), list(texts[1]), pad, start, lengths[1], lengths[0])
+    return made, long
 
 
 def buckets(length: int, least: int = 8) -> np.ndarray:
@@ -160,13 +163,17 @@ class Stream:
     A batch of bucket b has the most rows, a multiple of `unit`, whose b tokens a side are at most
     `tokens` (0: always `rows`). Each epoch cuts every bucket anew in an order of its own (the last
     batch is filled from the bucket's first) and takes the batches in random order. bounds: the
-    lengths that `buckets` gives.
+    lengths that `buckets` gives; ValueError for a pair that is longer than the last.
     """
 
     def __init__(self, pairs: Pairs, seed, bounds, rows, tokens=0, unit=1, process=0, processes=1):
         self.pairs, self.seed = pairs, seed
         self.process, self.processes = process, processes
-        place = np.searchsorted(bounds, pairs.sizes())
+        place = np.searchsorted(bounds, sizes := pairs.sizes())
+        if (place == len(bounds)).any():
+            raise ValueError(
+                f"a pair of {sizes.max()} tokens is longer than the longest batch, of {bounds[-1]}"
+            )
         self.groups = [
             (int(bound), np.flatnonzero(place == i), _rows(int(bound), rows, tokens, unit))
             for i, bound in enumerate(bounds)

@@ -177,8 +177,9 @@ class DocSentences(FullSentences):
 class Pairs(Masked):
     """Segment pairs: `count` chunks of consecutive sentences an epoch, each cut in two at random.
 
-    A chunk of one sentence is cut inside it, so that the label stays a fair coin. One row in ten
-    (`short`) is cut down to a random length.
+    A chunk of one sentence is cut inside it, so that the label stays a fair coin. A random B is as
+    long as the true one: were it to fill the row, a row's length would tell the label. One row in
+    ten (`short`) is cut down to a random length.
     """
 
     def __init__(self, corpus, chosen, length, tokenizer, masking, pair="next", short=0.1):
@@ -218,7 +219,7 @@ class Pairs(Masked):
         if label and self.pair == "order":
             a, b = b, a
         elif label:
-            b = self.elsewhere(int(self.pieces.document[first]), max(size - len(a), 1), rng)
+            b = self.elsewhere(int(self.pieces.document[first]), len(b), rng)
         a, b = shorten(a, b, size, rng)
         return *self.frame.join(a, b), label
 

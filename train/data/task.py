@@ -1,10 +1,13 @@
 """Everything that a fine-tuning run reads: tokenizer, labels, and the rows of each part."""
 
 import dataclasses
+import math
 from pathlib import Path
 
+from models.interop import adapters
 from models.interop.tokens import read_tokenizer
 from models.interop.untrusted import read_json
+from train.core import reference
 from train.data import encode, labelled, spans
 from train.data import tokenizer as tokenizers
 from train.data.opening import get
@@ -54,8 +57,11 @@ def of_model(init, find) -> Tokenizer | None:
         return Tokenizer.load(Path(find(init["checkpoint"])) / "tokenizer")
     if not init.get("reference", ""):
         return None
-    folder = Path(init["reference"])
-    raw, special, template = read_tokenizer(folder, read_json(folder / "config.json"))
+    folder = reference.with_tokenizer(init["reference"])
+    if reference.is_run(folder):
+        return Tokenizer.load(Path(find(folder)) / "tokenizer")
+    stated = {} if adapters.found(folder) else read_json(folder / "config.json")
+    raw, special, template = read_tokenizer(folder, stated)
     return None if raw is None else Tokenizer.wrap(raw, "file", template, **special)
 
 
@@ -104,6 +110,7 @@ def _strings(texts):
 def open_material(config, tokenizer) -> Material:
     """Reads, splits and encodes; ValueError names file, row and column of what is wrong."""
     task = get(config, "data.task", "classify")
+    _check_weights(tuple(get(config, "data.class_weights", ())))
     parts, counts = labelled.open_parts(config)
     truncate, length = bool(get(config, "data.truncate", False)), int(get(config, "length", 0))
     rows, labels = {}, ()
@@ -120,8 +127,17 @@ def open_material(config, tokenizer) -> Material:
         made.trim = task not in ("spans", "tokens")  # their scores are joined over batches
         if made.cut:
             counts[f"{part} cut"] = made.cut
+        made.extra.update(labelled.ranking(examples, config))
         rows[part] = made
     return Material(task, tokenizer, rows, labels, counts)
+
+
+def _check_weights(given):
+    """ValueError for weights of classes of which none counts, or that are no numbers from 0."""
+    if given and not (all(0 <= x < math.inf for x in given) and max(given) > 0):
+        raise ValueError(
+            f"config.data.class_weights={given}: expected numbers of at least 0, one of them above 0"
+        )
 
 
 def passages(source: str, column: str = "text") -> list:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from train.data import corruption
+from train.data import corruption, denoising
 from train.data.corruption import Masking
 
 MASK, ORDINARY = 99, np.arange(10, 90)
@@ -140,9 +140,20 @@ def test_the_same_generator_gives_the_same_row():
 
 @pytest.mark.parametrize(
     ("field", "words"),
-    [({"rate": 0.0}, "rate"), ({"mask": 0.95}, "random"), ({"unit": "span"}, "unit"),
+    [({"rate": 0.0}, "rate"), ({"mask": 0.95}, "random"), ({"mask": float("nan")}, "mask=nan"),
+     ({"random": float("nan")}, "random=nan"), ({"rate": float("nan")}, "rate"), ({"unit": "span"}, "unit"),
      ({"longest": 0}, "longest")],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(field, words):
     with pytest.raises(ValueError, match=words):
         Masking(**field)
+
+
+def test_what_encoder_decoders_are_trained_on_is_at_hand():
+    tokens = np.arange(20, 50)
+    one, two = (
+        room.span_corrupt(tokens, np.random.default_rng(0), 999, 1)
+        for room in (corruption, denoising)
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+    assert set(corruption.__all__) <= set(vars(corruption))

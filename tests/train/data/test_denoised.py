@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import tokenizers
+from tokenizers import models
 
-from train.data import denoised, denoising, text
+from train.data import denoised, denoising, text, tokenizer
 
 BASE = {"seed": 0, "length": 32, "batch": 4, "model": {"start": 0}, "eval": {"batches": 2}}
 
@@ -61,3 +63,40 @@ def test_what_does_not_fit_is_named(characters):
     long = {**config(rate=0.5), "length": 1024}
     with pytest.raises(ValueError, match="needs .* sentinels; at most 100"):
         denoised.open_stream(long, characters)
+    with pytest.raises(ValueError, match="noise.span is 1.0: as many masks as tokens"):
+        denoised.open_stream(config(kind="infill", span=1.0), characters)
+    with pytest.raises(ValueError, match="config.length=2 leaves no room for noise"):
+        denoised.open_stream({**config(), "length": 2}, characters)
+
+
+def test_a_source_that_its_masks_make_too_long_is_drawn_again_and_never_cut(
+    characters, monkeypatch
+):
+    how, sizes, corrupt = config(kind="infill", rate=0.4, span=1.1), [], denoising.corrupt
+
+    def spied(*args):
+        sizes.append(len(made := corrupt(*args)))
+        return made
+
+    monkeypatch.setattr(denoising, "corrupt", spied)
+    stream = denoised.open_stream(how, characters)
+    batches = [stream.batch(step) for step in range(12)]
+    kept = np.concatenate([batch["mask"].sum(1) for batch in batches])
+    fits = [size + 1 for size in sizes if size < 32]
+    assert len(sizes) > len(kept) == 48 and kept.tolist() == fits
+    again = denoised.open_stream(how, characters).batch(11)
+    assert all(np.array_equal(again[name], x) for name, x in batches[11].items())
+
+
+@pytest.mark.parametrize("step, words", [(-1, ""), (1, "<extra_id_1> is 5, <extra_id_0> 4;")])
+def test_a_tokenizer_s_own_sentinels_count_down(step, words):
+    names = [f"<extra_id_{n}>" for n in range(3)][::step]
+    raw = tokenizers.Tokenizer(models.WordLevel({"a": 0, "</s>": 1, "<pad>": 2, "b": 3}, "a"))
+    raw.add_special_tokens(names)
+    own = tokenizer.Tokenizer.wrap(raw, "file", eos=1, pad=2)
+    if not words:
+        assert denoised.sentinels(own) == [6, 5, 4]
+        assert denoised.extra(own, denoising.Noise()) == (6, 7)
+        return
+    with pytest.raises(ValueError, match=words):
+        denoised.extra(own, denoising.Noise())

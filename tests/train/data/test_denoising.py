@@ -123,6 +123,33 @@ def test_steps_are_made_in_order_and_the_target_needs_no_copy():
     assert len(denoising.corrupt(tokens, generator(1), Noise("delete+rotate", rate=0.2))) == 8
 
 
+@pytest.mark.parametrize("length", [0, 1])
+def test_rows_with_nothing_to_take_away_are_left_as_they_are(length):
+    tokens = np.full(length, 7, np.int32)
+    source, target = denoising.span_corrupt(tokens, generator(0), FIRST, EOS, 0.9)
+    assert source.tolist() == [7] * length + [EOS] and target.tolist() == [EOS]
+    assert (len(source), len(target)) == denoising.span_sizes(length, 0.9, 3.0)
+    assert np.array_equal(denoising.restore(source, target, FIRST, 100), tokens)
+    assert not denoising.span_mask(length, generator(0)).any()
+    assert denoising.raw_length(length + 1) == length
+    for kind in ("permute", "infill", "mask", "delete", "rotate", "permute+infill+rotate"):
+        made = denoising.corrupt(tokens, generator(0), Noise(kind, rate=0.9), MASK, (7,))
+        assert np.array_equal(made, tokens) and made.dtype == np.int32
+    assert np.array_equal(denoising.permute(tokens, tokens == 7, generator(0)), tokens)
+    assert np.array_equal(denoising.rotate(tokens, generator(0)), tokens)
+
+
+def test_more_sentinels_than_there_are_is_an_error():
+    with pytest.raises(ValueError, match="a source of 0 tokens"):
+        denoising.raw_length(0)
+    tokens = np.arange(200)
+    assert len(denoising.span_corrupt(tokens, generator(0), FIRST, EOS, most=10)[0]) == 181
+    with pytest.raises(ValueError, match="200 tokens need 10 sentinels; there are 9"):
+        denoising.span_corrupt(tokens, generator(0), FIRST, EOS, most=9)
+    with pytest.raises(ValueError, match="there are 9"):
+        denoising.span_corrupt(tokens, generator(0), 8, EOS)
+
+
 @pytest.mark.parametrize(
     "fields,words",
     [
@@ -130,6 +157,11 @@ def test_steps_are_made_in_order_and_the_target_needs_no_copy():
         (dict(kind="spans+delete"), "spans"),
         (dict(rate=1.0), "rate"),
         (dict(span=0.5), "span"),
+        (dict(span=float("nan")), "noise.span is nan"),
+        (dict(span=float("inf")), "noise.span is inf"),
+        (dict(rate=float("nan")), "noise.rate is nan"),
+        (dict(rate="0.1"), "noise.rate is '0.1'; expected a number"),
+        (dict(kind=None), "noise.kind is None"),
     ],
 )
 def test_wrong_noise_is_named(fields, words):

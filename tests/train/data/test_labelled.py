@@ -30,6 +30,22 @@ def test_labels_are_found_and_sorted():
     assert given.targets == [1, 0, 1]
 
 
+def test_candidates_of_a_query_are_ranked_by_their_label():
+    rows = [{"q": q, "text": f"t{n}", "label": n % 2} for n, q in enumerate("aabbb")]
+    asked = config(rank="q")
+    found = labelled.ranking(labelled.examples(table(*rows), asked), asked)
+    assert found == {"groups": list("aabbb"), "relevant": [False, True, False, True, False]}
+    assert labelled.groups(table(*rows), asked) == list("aabbb")  # on one side of a split
+    assert labelled.ranking(labelled.examples(table(*rows), config()), config()) == {}
+    number = config(rank="q", task="regress")
+    assert labelled.ranking(labelled.examples(table(*rows), number), number) == found
+    with pytest.raises(ValueError, match="t.csv, line 2 and on: no row is relevant"):
+        labelled.ranking(labelled.examples(table(*rows[::2]), asked, (0, 1)), asked)
+    rows[0]["label"] = 7
+    with pytest.raises(ValueError, match="the task is classify with 3 labels"):
+        labelled.ranking(labelled.examples(table(*rows), asked), asked)
+
+
 def test_every_task_reads_its_columns():
     pair = config(pair="b", task="regress", label="score")
     found = labelled.examples(table({"text": "x", "b": "y", "score": "2.5"}), pair)
@@ -115,5 +131,13 @@ def test_shares_that_leave_nothing_are_refused():
         labelled.open_parts(config(train="vader-movies", test_share=1.0))
     with pytest.raises(ValueError, match="give one of them"):
         labelled.open_parts(config(train="vader-movies", test="x.csv", test_share=0.1))
+    rows = "vader-movies"
+    for shares in (
+        dict(valid_share=-0.1),
+        dict(test_share=float("nan")),
+        dict(valid_share=1.5, test_share=-1.0),
+    ):
+        with pytest.raises(ValueError, match="_share is .*; expected 0 <= x < 1"):
+            labelled.open_parts(config(train=rows, **shares))
     with pytest.raises(ValueError, match="is no row"):
         labelled.split(["a", "b"], {"test": 0.1})

@@ -78,6 +78,11 @@ def test_heldout_rows_are_scored_once_with_the_same_masks(tokenizer):
         (dict(packing="pairs"), "do not go together"),
         (dict(pair="nxt", packing="pairs"), "expected none, next or order"),
         (dict(packing="sentences"), "not one of"),
+        (
+            dict(pair="next", packing="pairs", short=-0.5),
+            "data.short is -0.5; expected 0 <= x <= 1",
+        ),
+        (dict(masking={"static": -1}), "data.masking.static is -1; expected at least 0"),
         (dict(masking={"unti": "word"}), "did you mean"),
         (dict(masking={"unit": "words"}), "token, word, ngram"),
     ],

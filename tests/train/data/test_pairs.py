@@ -75,6 +75,11 @@ def test_targets_with_a_length_of_their_own_make_narrow_batches():
     assert batch["decoder_tokens"][1].tolist() == [0, *b"yzy"]
 
 
+def test_a_pair_longer_than_every_batch_is_named():
+    with pytest.raises(ValueError, match="a pair of 17 tokens .* of 16"):
+        pairs.Stream(made([5, 17]), 0, pairs.buckets(16), 2)
+
+
 def test_the_decoder_reads_the_target_one_behind_and_padding_counts_nothing():
     batch = pairs.frame([[5, 6, 1], [7, 1]], [[8, 1], [9, 4, 1]], (4, 3), 0, 2)
     assert batch["tokens"].tolist() == [[5, 6, 1, 0], [7, 1, 0, 0]]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from train.data import sentences
+from train.data import sentences, sources
 from train.data import tokenizer as made
 from train.data.corpus import Corpus
 from train.data.corruption import Masking
@@ -110,6 +110,15 @@ def test_one_row_in_ten_is_short():
     _, never = rows(sentences.Pairs, corpus, 128, pair="order", short=0.0)
     short = lambda made: np.mean(made["mask"].sum(1) < 64)
     assert short(never) < 0.03 and 0.01 < short(batch) < 0.12
+
+
+def test_the_length_of_a_row_does_not_tell_next_sentences():
+    texts = [document.text[:20_000] for document in sources.documents("shakespeare")][:10]
+    _, batch = rows(sentences.Pairs, Texts(*texts), 128, pair="next", short=0.1)
+    label, b = batch["pair"], batch["token_types"].sum(1)
+    for size in (batch["mask"].sum(1), b, batch["mask"].sum(1) - b):
+        told = [np.mean((size > least) == label) for least in range(128)]
+        assert len(label) > 600 and max(*told, *(1 - np.asarray(told))) < 0.55
 
 
 def test_a_lone_sentence_is_cut_inside():

@@ -1,0 +1,39 @@
+"""What fine-tuned encoders are scored by, where it is more than a metric of `eval.metrics`."""
+
+import numpy as np
+import pytest
+from seqeval import metrics as theirs
+
+from eval import classify
+from tests.train.data.test_encode import TOKENIZER, examples
+from train.data import encode
+
+TAGS = ("O", "B-X", "I-X", "B-Y", "I-Y")
+
+
+def test_entities_that_were_cut_off_are_missed():
+    """F1 of whole sentences, of which the model read the beginning: as seqeval has it of all tags."""
+    rng = np.random.default_rng(0)
+    texts = [("cat",) * n for n in (4, 20, 31)] + [("", "cat", "mat")]
+    targets = [rng.integers(0, 5, len(words)).tolist() for words in texts]
+    targets[1][-1], targets[3][0] = 1, 3
+    rows = encode.encode(examples("tokens", texts, targets), TOKENIZER, 12, truncate=True)
+    read = [dict(pairs) for pairs in rows.targets]
+    assert [len(pairs) for pairs in rows.extra["tags"]] == [4, 20, 31, 3]
+    assert list(map(len, read)) == [4, 8, 8, 2]
+    found = rng.normal(size=(4, 12, 5))
+    for row, pairs in enumerate(read):
+        for slot, label in pairs.items():
+            found[row, slot, label] += 2.0
+    gold = [[TAGS[label] for label in row] for row in targets]
+    guess = [
+        [TAGS[found[row, slot].argmax()] if slot >= 0 else "O" for slot, _ in pairs]
+        for row, pairs in enumerate(rows.extra["tags"])
+    ]
+    data = {"targets": rows.targets, "labels": TAGS, **rows.extra}
+    made = classify.SCORES["tokens"](found, data)
+    assert made["f1"] == pytest.approx(theirs.f1_score(gold, guess))
+    assert made["recall"] == pytest.approx(theirs.recall_score(gold, guess))
+    assert made["precision"] == pytest.approx(theirs.precision_score(gold, guess))
+    short = classify.SCORES["tokens"](found, {"targets": rows.targets, "labels": TAGS})
+    assert short["recall"] > made["recall"] and short["accuracy"] == made["accuracy"]
