@@ -17,7 +17,7 @@ import numpy as np
 from models.interop.untrusted import read_json
 from train.core import checkpoint, forms, lora, shard
 from train.core.plan import Plan
-from train.core.state import State, Task
+from train.core.state import State, Task, companions
 
 COMPARED = ("loop", "seed", "batch", "length", "phases", "model", "optim.name")
 FREE = ("model.remat", "model.scan", "model.attend")  # how it is computed, not what
@@ -30,7 +30,7 @@ def begin(config, task: Task, plan: Plan, checkpoints, say) -> tuple[State, int]
         refuse_other_run(folder, config, task.fingerprint)
         cast = config.get("allow_cast", False)
         state = checkpoint.restore(
-            folder, plan.abstract, plan.shardings, plan.mesh, task.rules, cast
+            folder, plan.abstract, plan.shardings, plan.mesh, task.rules, cast, say
         )
         say(f"resuming after step {int(state.step)}")
         return state, int(state.step)
@@ -100,7 +100,10 @@ def adopt(given: Mapping, task: Task, plan: Plan, say, source, cast=False, extra
 
     def make(taken, kept):
         state = plan.fresh(forms.replaced(plan.fresh().params, taken))
-        return dataclasses.replace(state, extra=kept) if jax.tree.leaves(kept) else state
+        if not jax.tree.leaves(kept):
+            return state
+        average = companions(kept) if state.ema_extra else {}
+        return dataclasses.replace(state, extra=kept, ema_extra=average)
 
     return jax.jit(make, out_shardings=plan.shardings)(taken, kept)
 
