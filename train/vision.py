@@ -30,7 +30,7 @@ from train.core.fit import Fitted
 from train.core.layerwise import layerwise
 from train.core.plan import Plan, plan
 from train.core.state import Task
-from train.data import images, workers
+from train.data import images, seen, workers
 
 DISTILL = {"teacher": "", "kind": "hard", "temperature": 3.0, "weight": 0.5}
 HEADS = ("classify", "distilled")
@@ -39,6 +39,7 @@ HEADS = ("classify", "distilled")
 def run(config, workdir) -> Fitted:
     """Trains; what is evaluated is the held-out part."""
     config, o, parts = _open(config)
+    taught = teacher(config, o, parts["train"].labels)
     stream = images.open_stream(config, parts["train"], *loop.slices(config))
     stream = workers.ahead(stream, config.data.get("workers", 0))
     said = ", ".join(f"{len(part):,} pictures to {name}" for name, part in parts.items())
@@ -46,7 +47,7 @@ def run(config, workdir) -> Fitted:
     if note := rescaled(config):
         print(note, flush=True)
     try:
-        return loop.train(config, make_task(config, o, parts, stream, teacher(config, o)), workdir)
+        return loop.train(config, make_task(config, o, parts, stream, taught), workdir)
     finally:
         if hasattr(stream, "close"):
             stream.close()
@@ -56,7 +57,8 @@ def check(config) -> tuple[Plan, dict]:
     """The plan and the first batch; nothing is allocated on the devices."""
     config, o, parts = _open(config)
     stream = images.open_stream(config, parts["train"], *loop.slices(config))
-    return plan(config, make_task(config, o, parts, stream, teacher(config, o))), stream.batch(0)
+    taught = teacher(config, o, parts["train"].labels)
+    return plan(config, make_task(config, o, parts, stream, taught)), stream.batch(0)
 
 
 def _open(config):
@@ -68,6 +70,7 @@ def _open(config):
             f"config.model is a {o.kind} with head={o.head!r}; classification of images needs one of "
             f"{', '.join(IMAGES)} with head={' or '.join(HEADS)}"
         )
+    seen.fits(config, o)
     parts = images.parts(config)
     if o.labels != len(parts["train"].labels):
         raise ValueError(
@@ -115,8 +118,11 @@ def settings(config) -> dict:
     return how
 
 
-def teacher(config, o: Options):
-    """(options, variables) of the run that config.distill names, or None."""
+def teacher(config, o: Options, labels=()):
+    """(options, variables, how it reads the run's pixels) of the run that config.distill names, or None.
+
+    ValueError for one of other classes than `labels`, or other pictures than the model's.
+    """
     name = settings(config)["teacher"]
     if not name:
         if o.head == "distilled":
@@ -125,7 +131,8 @@ def teacher(config, o: Options):
                 "config.distill.teacher, or use model.head='classify'"
             )
         return None
-    _, model, variables, _ = checkpoint.load_run(name)
+    folder = checkpoint.find(name)
+    told, model, variables, _ = checkpoint.load_run(folder)
     other = model.o
     for field in ("labels", "channels"):
         if getattr(other, field) != getattr(o, field):
@@ -133,7 +140,9 @@ def teacher(config, o: Options):
                 f"the teacher {name} has {field}={getattr(other, field)}, the model "
                 f"{field}={getattr(o, field)}"
             )
-    return other, variables
+    if not config.get("allow_mismatch", False):
+        seen.same_classes(f"the teacher {name}", checkpoint.read_labels(folder), labels)
+    return other, variables, seen.rescaling(config, told)
 
 
 def make_task(config, o: Options, parts, stream, teacher=None) -> Task:
@@ -151,7 +160,8 @@ def make_task(config, o: Options, parts, stream, teacher=None) -> Task:
         heads, extra = forward(model, variables, batch, rng, moving)
         rows = mixed(heads[0], batch, many, smooth)
         if tutor:
-            taught = jax.lax.stop_gradient(scoring.outputs(tutor, frozen["teacher"], batch))
+            shown = {"images": seen.rescaled(batch["images"], teacher[2])}
+            taught = jax.lax.stop_gradient(scoring.outputs(tutor, frozen["teacher"], shown))
             rows = distilled(rows, heads[-1], taught, many, how)
         weights = batch["weights"]
         value, count = (rows * weights).sum(), weights.sum()
