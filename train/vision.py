@@ -199,7 +199,7 @@ def make_task(config, o: Options, parts, stream, teacher=None) -> Task:
         frozen={"teacher": teacher[1]} if teacher else (),
         rules=((r"^teacher/", P()), *shard.RULES),
         adopt=r"^(score|score_dist|head|pool|pool_norm)/|^embed/dist$",
-        adapt=lambda given, shapes: regrid.fit(given, shapes, o),
+        adapt=lambda given, shapes, before: regrid.fit(given, shapes, o, before),
         unit="images",
     )
 

@@ -73,8 +73,8 @@ class Task:
     flops(batch) -> model floating point operations of one step, or None.
     assets(folder): writes what a checkpoint needs to describe itself (the tokenizer).
     rules: the sharding table of the parameters. adopt: names of parameters (regex) that may start
-    fresh when a run starts from other weights. adapt(given, shapes) -> given: brings such weights,
-    {path: array}, to the model's {path: shape}. based: the weights that config.init names are in
+    fresh when a run starts from other weights. adapt(given, shapes, before) -> given: brings such
+    weights, {path: array}, to the model's {path: shape}; `before`: the options that they have, or None. based: the weights that config.init names are in
     `frozen` already, and the parameters start fresh. given() -> the parameters that a run starts
     from, where they are not what config.init names; None otherwise. unit: what a batch's speed is
     counted in.
