@@ -24,7 +24,6 @@ from models.threefry import straight
 from train.core import shard
 from train.core.anomaly import Guard, select
 
-
 AVERAGED = ("batch_stats",)  # collections that fit the parameters they were gathered under
 
 
@@ -74,10 +73,10 @@ class Task:
     assets(folder): writes what a checkpoint needs to describe itself (the tokenizer).
     rules: the sharding table of the parameters. adopt: names of parameters (regex) that may start
     fresh when a run starts from other weights. adapt(given, shapes, before) -> given: brings such
-    weights, {path: array}, to the model's {path: shape}; `before`: the options that they have, or None. based: the weights that config.init names are in
-    `frozen` already, and the parameters start fresh. given() -> the parameters that a run starts
-    from, where they are not what config.init names; None otherwise. unit: what a batch's speed is
-    counted in.
+    weights, {path: array}, to the model's {path: shape}; before: the options that they have, or None.
+    based: the weights that config.init names are in `frozen` already, and the parameters start
+    fresh. given() -> the parameters that a run starts from, where they are not what config.init
+    names; None otherwise. unit: what a batch's speed is counted in.
     """
 
     init: Callable
