@@ -25,7 +25,7 @@ from models import interop, regrid
 from models.build import IMAGES, build, example
 from models.likelihood import pick
 from models.options import Options
-from train.core import checkpoint, loop, shard
+from train.core import checkpoint, loop, sections, shard
 from train.core.fit import Fitted
 from train.core.layerwise import layerwise
 from train.core.plan import Plan, plan
@@ -71,6 +71,9 @@ def _open(config):
             f"{', '.join(IMAGES)} with head={' or '.join(HEADS)}"
         )
     seen.fits(config, o)
+    smooth = config.get("smooth", 0.0)
+    if not 0 <= smooth < 1:
+        raise ValueError(f"config.smooth is {smooth}; expected 0 <= x < 1")
     parts = images.parts(config)
     if o.labels != len(parts["train"].labels):
         raise ValueError(
@@ -115,6 +118,7 @@ def settings(config) -> dict:
             f"config.distill has kind={how['kind']!r} and temperature={how['temperature']}; expected "
             "hard or soft, and more than 0"
         )
+    sections.within("distill", how, {"weight": (0, 1)})
     return how
 
 

@@ -128,6 +128,8 @@ def test_a_teacher_of_other_classes_is_refused(data, monkeypatch):
     ("loop", "model", "changes", "words"),
     [
         (vision, VIT, {"model.image_width": 16}, "reads pictures of 8 x 16; the stream's are square"),
+        (vision, VIT, {"smooth": 1.0}, "config.smooth is 1.0; expected 0 <= x < 1"),
+        (vision, VIT, {"smooth": -0.1}, "config.smooth is -0.1; expected 0 <= x < 1"),
         (mim, MIM, {"model.image_width": 16}, "reads pictures of 8 x 16"),
         (dvae, DVAE, {"model.image_width": 16}, "reads pictures of 8 x 16"),
         (mim, MIM, {"model.norm": "batch"}, "masked pre-training does not keep"),
@@ -138,3 +140,9 @@ def test_a_teacher_of_other_classes_is_refused(data, monkeypatch):
 def test_what_a_model_does_not_read_is_refused(loop, model, changes, words, data):
     with pytest.raises(ValueError, match=words):
         loop._open(config(model, data, **changes))
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.5, float("nan")])
+def test_a_share_of_the_teacher_is_a_share(weight):
+    with pytest.raises(ValueError, match=f"config.distill.weight is {weight}; expected at least 0"):
+        vision.settings(config(VIT, **{"distill.weight": weight}))
