@@ -87,6 +87,9 @@ def test_a_checkpoint_without_the_average_resumes_with_its_own_statistics(saved)
     assert said == ["checkpoint 00000001 has no average of batch_stats; it begins with today's"]
     extra = checkpoint.load_params(folder)[1]
     np.testing.assert_array_equal(extra["batch_stats"]["norm"]["mean"], 1)
+    step = make_step(p.task, p.tx, seed=0, ema=0.75, shardings=p.shardings, guard=p.guard)
+    again, _ = step(again, (), toy.batch(0, 1))
+    np.testing.assert_array_equal(again.ema_extra["batch_stats"]["norm"]["mean"], 1.25)
 
 
 def test_a_run_that_starts_from_statistics_begins_their_average_there(saved):
