@@ -190,6 +190,22 @@ def _figure(count: int, wide: int, high: int):
     return figure, axes[:count]
 
 
+def _refuse(args):
+    """ValueError for options that would do nothing."""
+    if args.image:
+        idle = [name for name in ("text", "target", "layer", "heads") if getattr(args, name)]
+        if idle:
+            raise ValueError(
+                f"--{idle[0]} is for a text; an image is drawn with all layers, heads averaged"
+            )
+        if args.query is not None and args.query < 0:
+            raise ValueError(f"--query is {args.query}; patches are counted from 0 on")
+        return
+    if args.query is not None or args.rollout:
+        name = "rollout" if args.query is None else "query"
+        raise ValueError(f"--{name} is for an image, and --image names none")
+
+
 def main(argv=None) -> int:
     parser = Parser(prog="python -m scripts.attention", description=__doc__.split("\n")[0])
     parser.add_argument("--from", dest="source", required=True, help="a run, folder or file")
@@ -197,17 +213,19 @@ def main(argv=None) -> int:
     parser.add_argument("--target", default="", help="what the decoder of two stacks reads")
     parser.add_argument("--which", default="cross", choices=("encoder", "decoder", "cross"))
     parser.add_argument("--image", default="", help="what a model of images reads")
-    parser.add_argument("--query", type=int, default=-1, help="a patch (default: what classifies)")
+    parser.add_argument("--query", type=int, help="a patch (default: what classifies)")
     parser.add_argument("--rollout", action="store_true", help="through all layers")
     parser.add_argument("--layer", type=int, nargs="+", default=[], help="layers of a text")
     parser.add_argument("--heads", action="store_true", help="each head of a text apart")
     parser.add_argument("--out", default="maps.png", help="the picture (default: maps.png)")
     args = parser.parse_args(argv)
+    _refuse(args)
     if args.image:
         loaded = convert.source(args.source)
         if loaded.options.kind not in IMAGES:
             raise ValueError(f"a {loaded.options.kind} reads text; give it with --text")
-        drawn = image(loaded, args.image, args.query, args.rollout)
+        query = -1 if args.query is None else args.query
+        drawn = image(loaded, args.image, query, args.rollout)
         draw_image(*drawn, args.out)
         count = len(drawn[0])
     else:

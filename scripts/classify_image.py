@@ -128,6 +128,12 @@ def main(argv=None) -> int:
     args = parser.parse_args(argv)
     if args.crop is not None and not 0 < args.crop <= 1:
         raise ValueError(f"--crop is {args.crop}; expected a share above 0 and at most 1")
+    if args.std is not None and not 0 < args.std < np.inf:
+        raise ValueError(f"--std is {args.std}, a deviation; expected more than 0")
+    if args.mean is not None and not np.isfinite(args.mean):
+        raise ValueError(f"--mean is {args.mean}; expected a number")
+    if args.top < 1:
+        raise ValueError(f"--top is {args.top}; expected at least 1")
     loaded = convert.source(args.source)
     o, crop = loaded.options, args.crop or loaded.about.crop or 0.875
     mean, std = scale(loaded)

@@ -21,6 +21,10 @@ def main(argv=None) -> int:
     parser.add_argument("--labelled", type=float, default=0.0, help="share of the training labels")
     parser.add_argument("--neighbours", type=int, default=20)
     options = parser.parse_args(argv)
+    if options.neighbours < 1:
+        raise ValueError(f"--neighbours is {options.neighbours}; expected at least 1")
+    if not 0 <= options.labelled <= 1:
+        raise ValueError(f"--labelled is {options.labelled}; expected a share above 0, at most 1")
     config, model, variables, _ = checkpoint.load_run(options.run)
     if "source" not in config.data or "image_size" not in config.model:
         raise ValueError(f"{options.run} is no run of a loop over pictures")

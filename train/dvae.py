@@ -20,7 +20,7 @@ from train.core import loop
 from train.core.fit import Fitted
 from train.core.plan import Plan, plan
 from train.core.state import Task
-from train.data import images, visual, workers
+from train.data import images, seen, visual, workers
 
 
 def run(config, workdir) -> Fitted:
@@ -44,6 +44,12 @@ def _open(config):
             f"config.model is a {o.kind} for {o.image_size} pixels in patches of {o.patch}; a "
             "tokenizer needs model.kind=dvae and patches that divide the image"
         )
+    if o.norm == "batch":
+        raise ValueError(
+            "config.model.norm='batch' has running statistics, which a tokenizer does not keep; "
+            "expected layer or rms"
+        )
+    seen.fits(config, o)
     return o, images.parts(config)
 
 

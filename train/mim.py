@@ -25,10 +25,14 @@ from train.core import checkpoint, loop, shard
 from train.core.fit import Fitted
 from train.core.plan import Plan, plan
 from train.core.state import Task
-from train.data import images, visual, workers
+from train.data import images, seen, visual, workers
 
 MASK = {"kind": "blocks", "share": 0.4, "least": 4}
 HEADS = ("masked", "pixels")
+BATCH_NORM = (
+    "config.model.norm='batch' has running statistics, which masked pre-training does not keep; "
+    "expected layer or rms"
+)
 
 
 def run(config, workdir) -> Fitted:
@@ -47,26 +51,30 @@ def check(config) -> tuple[Plan, dict]:
 
 
 def _open(config):
-    """(options, parts, (the tokenizer's options, variables) or None); ValueError where they don't fit."""
+    """(options, parts, the tokenizer (its options, variables, `seen.rescaling`) or None); ValueError."""
     o = Options.of(config.model.to_dict())
     if o.kind not in ("vit", "swin") or o.head not in HEADS or not o.mask_token:
         raise ValueError(
             f"config.model is a {o.kind} with head={o.head!r} and mask_token={o.mask_token}; masked "
             "image modelling needs a vit (or a swin) with a mask token and head=masked or pixels"
         )
+    if o.norm == "batch":
+        raise ValueError(BATCH_NORM)
+    seen.fits(config, o)
     parts, tutor = images.parts(config), None
     if o.head == "masked":
-        tutor = _tokenizer(config.get("tokenizer", ""), o)
+        tutor = _tokenizer(config, o)
     return o, parts, tutor
 
 
-def _tokenizer(name: str, o: Options):
+def _tokenizer(config, o: Options):
+    name = config.get("tokenizer", "")
     if not name:
         raise ValueError(
             "model.head='masked' predicts visual tokens: name a run of train.dvae in "
             "config.tokenizer (python -m train --config=configs/beit.py:tokenizer ...)"
         )
-    _, model, variables, _ = checkpoint.load_run(name)
+    told, model, variables, _ = checkpoint.load_run(name)
     other = model.o
     if other.kind != "dvae":
         raise ValueError(f"config.tokenizer={name} is a {other.kind}, no tokenizer of images")
@@ -76,7 +84,7 @@ def _tokenizer(name: str, o: Options):
                 f"the tokenizer {name} has {field}={getattr(other, field)}, the model "
                 f"{field}={getattr(o, field)}"
             )
-    return other, variables
+    return other, variables, seen.rescaling(config, told)
 
 
 def _stream(config, o: Options, parts):
@@ -88,7 +96,7 @@ def _stream(config, o: Options, parts):
 
 
 def make_task(config, o: Options, parts, stream, tutor=None) -> Task:
-    """The objective as pure functions; `tutor` is the tokenizer's options and variables."""
+    """The objective as pure functions; `tutor` is what `_open` gives."""
     model, tokenizer = build(o), build(tutor[0]) if tutor else None
     sides = o.patch_sides
 
@@ -102,7 +110,8 @@ def make_task(config, o: Options, parts, stream, tutor=None) -> Task:
         return x, given
 
     def tokens(params, frozen, extra, batch, rng, totals):
-        codes = tokenizer.apply(frozen["tokenizer"], batch["images"], method="tokens")
+        shown = seen.rescaled(batch["images"], tutor[2])
+        codes = tokenizer.apply(frozen["tokenizer"], shown, method="tokens")
         x, _ = states(params, batch, rng)
         logits = model.apply({"params": params}, x, method="logits")
         nats, right = -pick(logits, codes), jnp.argmax(logits, -1) == codes

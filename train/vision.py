@@ -25,12 +25,12 @@ from models import interop, regrid
 from models.build import IMAGES, build, example
 from models.likelihood import pick
 from models.options import Options
-from train.core import checkpoint, loop, shard
+from train.core import checkpoint, loop, sections, shard
 from train.core.fit import Fitted
 from train.core.layerwise import layerwise
 from train.core.plan import Plan, plan
 from train.core.state import Task
-from train.data import images, workers
+from train.data import images, seen, workers
 
 DISTILL = {"teacher": "", "kind": "hard", "temperature": 3.0, "weight": 0.5}
 HEADS = ("classify", "distilled")
@@ -39,6 +39,7 @@ HEADS = ("classify", "distilled")
 def run(config, workdir) -> Fitted:
     """Trains; what is evaluated is the held-out part."""
     config, o, parts = _open(config)
+    taught = teacher(config, o, parts["train"].labels)
     stream = images.open_stream(config, parts["train"], *loop.slices(config))
     stream = workers.ahead(stream, config.data.get("workers", 0))
     said = ", ".join(f"{len(part):,} pictures to {name}" for name, part in parts.items())
@@ -46,7 +47,7 @@ def run(config, workdir) -> Fitted:
     if note := rescaled(config):
         print(note, flush=True)
     try:
-        return loop.train(config, make_task(config, o, parts, stream, teacher(config, o)), workdir)
+        return loop.train(config, make_task(config, o, parts, stream, taught), workdir)
     finally:
         if hasattr(stream, "close"):
             stream.close()
@@ -56,7 +57,8 @@ def check(config) -> tuple[Plan, dict]:
     """The plan and the first batch; nothing is allocated on the devices."""
     config, o, parts = _open(config)
     stream = images.open_stream(config, parts["train"], *loop.slices(config))
-    return plan(config, make_task(config, o, parts, stream, teacher(config, o))), stream.batch(0)
+    taught = teacher(config, o, parts["train"].labels)
+    return plan(config, make_task(config, o, parts, stream, taught)), stream.batch(0)
 
 
 def _open(config):
@@ -68,6 +70,10 @@ def _open(config):
             f"config.model is a {o.kind} with head={o.head!r}; classification of images needs one of "
             f"{', '.join(IMAGES)} with head={' or '.join(HEADS)}"
         )
+    seen.fits(config, o)
+    smooth = config.get("smooth", 0.0)
+    if not 0 <= smooth < 1:
+        raise ValueError(f"config.smooth is {smooth}; expected 0 <= x < 1")
     parts = images.parts(config)
     if o.labels != len(parts["train"].labels):
         raise ValueError(
@@ -112,11 +118,15 @@ def settings(config) -> dict:
             f"config.distill has kind={how['kind']!r} and temperature={how['temperature']}; expected "
             "hard or soft, and more than 0"
         )
+    sections.within("distill", how, {"weight": (0, 1)})
     return how
 
 
-def teacher(config, o: Options):
-    """(options, variables) of the run that config.distill names, or None."""
+def teacher(config, o: Options, labels=()):
+    """(options, variables, how it reads the run's pixels) of the run that config.distill names, or None.
+
+    ValueError for one of other classes than `labels`, or other pictures than the model's.
+    """
     name = settings(config)["teacher"]
     if not name:
         if o.head == "distilled":
@@ -125,7 +135,8 @@ def teacher(config, o: Options):
                 "config.distill.teacher, or use model.head='classify'"
             )
         return None
-    _, model, variables, _ = checkpoint.load_run(name)
+    folder = checkpoint.find(name)
+    told, model, variables, _ = checkpoint.load_run(folder)
     other = model.o
     for field in ("labels", "channels"):
         if getattr(other, field) != getattr(o, field):
@@ -133,7 +144,9 @@ def teacher(config, o: Options):
                 f"the teacher {name} has {field}={getattr(other, field)}, the model "
                 f"{field}={getattr(o, field)}"
             )
-    return other, variables
+    if not config.get("allow_mismatch", False):
+        seen.same_classes(f"the teacher {name}", checkpoint.read_labels(folder), labels)
+    return other, variables, seen.rescaling(config, told)
 
 
 def make_task(config, o: Options, parts, stream, teacher=None) -> Task:
@@ -151,7 +164,8 @@ def make_task(config, o: Options, parts, stream, teacher=None) -> Task:
         heads, extra = forward(model, variables, batch, rng, moving)
         rows = mixed(heads[0], batch, many, smooth)
         if tutor:
-            taught = jax.lax.stop_gradient(scoring.outputs(tutor, frozen["teacher"], batch))
+            shown = {"images": seen.rescaled(batch["images"], teacher[2])}
+            taught = jax.lax.stop_gradient(scoring.outputs(tutor, frozen["teacher"], shown))
             rows = distilled(rows, heads[-1], taught, many, how)
         weights = batch["weights"]
         value, count = (rows * weights).sum(), weights.sum()
@@ -189,7 +203,7 @@ def make_task(config, o: Options, parts, stream, teacher=None) -> Task:
         frozen={"teacher": teacher[1]} if teacher else (),
         rules=((r"^teacher/", P()), *shard.RULES),
         adopt=r"^(score|score_dist|head|pool|pool_norm)/|^embed/dist$",
-        adapt=lambda given, shapes: regrid.fit(given, shapes, o),
+        adapt=lambda given, shapes, before: regrid.fit(given, shapes, o, before),
         unit="images",
     )
 

@@ -2,12 +2,13 @@
 
     python -m scripts.prepare fetch fashion-mnist
     python -m scripts.compare [--out runs/compare] [--seeds 0..2] [--only vit resnet] [--shares 0.01 1]
-    python -m scripts.compare norms [--out runs/norms]
-    python -m scripts.compare report [--out runs/compare]
+    python -m scripts.compare norms [--out runs/norms] [--only resnet]
+    python -m scripts.compare report [norms] [--out runs/compare]
 
 Every run is `python -m train` with a config of `configs/fashion.py` in a folder of its own; started
-again, the command skips what is finished and resumes the rest, and `report` only draws. The report is
-report.html with its figures beside it (matplotlib: the extra `plots`), and table.tsv.
+again, the command skips what is finished and resumes the rest, and `report` only draws (the second grid:
+`report norms`). The report is report.html with its figures beside it (matplotlib: the extra `plots`), and
+table.tsv.
 
 The first grid trains seven nets of about 0.3 million parameters on 1 %, 10 % and 100 % of the labels (120,
 300 and 1,410 steps of 128; the last are three epochs of all 60,000): ResNet, EfficientNet, ViT, DeiT (which
@@ -32,15 +33,17 @@ SPEC = "configs/fashion.py"
 NETS = ("resnet", "efficientnet", "vit", "deit", "swin", "beit", "textbook")
 CONTROLS = ("deit-plain", "beit-scratch")  # on part of the labels only
 STEPS = {0.01: 120, 0.1: 300, 1.0: 1_410}
+NORMED = ("resnet", "vit")  # nets of the second grid
 NORMS, BATCHES, SEEN = ("batch", "layer"), (2, 8, 32, 256), 25_600
 
 
 def main(argv=None) -> int:
     """The command; returns 0 if every run is finished."""
     options = _arguments(sys.argv[1:] if argv is None else argv)
-    out = Path(options.out or f"runs/{'norms' if options.what == 'norms' else 'compare'}")
+    of_norms = "norms" in (options.what, options.of)
+    out = Path(options.out or f"runs/{'norms' if of_norms else 'compare'}")
     seeds = sweep.seeds(options.seeds)
-    runs = norms(out, seeds) if options.what == "norms" else grid(out, seeds, options)
+    runs = (norms if of_norms else grid)(out, seeds, options)
     failed = []
     for number, run in enumerate(runs, 1):
         if options.what == "report":
@@ -67,6 +70,8 @@ def main(argv=None) -> int:
 def _arguments(argv):
     parser = errors.Parser(prog="python -m scripts.compare", description=__doc__)
     parser.add_argument("what", nargs="?", default="grid", choices=["grid", "norms", "report"])
+    parser.add_argument("of", nargs="?", choices=["grid", "norms"],
+                        help="which grid `report` draws (default: the first)")  # fmt: skip
     parser.add_argument("--out", default="", help="folder of the runs and the report")
     parser.add_argument("--seeds", default="0..2", help="0..2 (both ends) or 0,3,7")
     parser.add_argument("--only", nargs="+", default=[], help="nets; default: all")
@@ -74,7 +79,12 @@ def _arguments(argv):
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE",
                         help="overrides config.FIELD in every run")  # fmt: skip
     options = parser.parse_args(argv)
-    known = (*NETS, *CONTROLS)
+    if options.of and options.what != "report":
+        raise ValueError(f"{options.what} takes no {options.of!r} behind it; `report` does")
+    of_norms = "norms" in (options.what, options.of)
+    if of_norms and options.shares:
+        raise ValueError("--shares is for the first grid; that of norms trains on all labels")
+    known = NORMED if of_norms else (*NETS, *CONTROLS)
     for name in options.only:
         if name not in known:
             raise ValueError(f"no net {name!r}; {errors.nearest(name, known)}")
@@ -107,11 +117,11 @@ def grid(out, seeds, options) -> list:
     return runs
 
 
-def norms(out, seeds) -> list:
+def norms(out, seeds, options) -> list:
     """The runs of the second grid."""
-    runs = []
+    runs, more = [], [f"--config.{text}" for text in options.set]
     for seed in seeds:
-        for net in ("resnet", "vit"):
+        for net in [net for net in NORMED if net in (options.only or NORMED)]:
             for norm in NORMS:
                 for batch in BATCHES:
                     steps = SEEN // batch
@@ -122,7 +132,7 @@ def norms(out, seeds) -> list:
                         "eval.train": "true", "log.every": max(1, steps // 50),
                     }  # fmt: skip
                     extra["model.norm_eps"] = {"batch": "1e-5", "layer": "1e-6"}[norm]
-                    run = cell(out, net, 1.0, seed, (), name=f"{net},{norm},{batch}", **extra)
+                    run = cell(out, net, 1.0, seed, more, name=f"{net},{norm},{batch}", **extra)
                     run.point = (*run.point, ("norm", norm), ("batch", str(batch)))
                     runs.append(run)
     return runs

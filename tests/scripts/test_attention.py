@@ -77,5 +77,15 @@ def test_what_cannot_be_drawn_is_said(picture, tmp_path):
         attention.main(["--from", folder, "--text", "words"])
     with pytest.raises(ValueError, match="--query is 999; there are"):
         attention.main(["--from", folder, "--image", picture, "--query", "999"])
+    both = ["--from", folder, "--image", picture]
+    for more, words in (
+        (["--layer", "99"], "--layer is for a text"),
+        (["--heads"], "--heads is for a text"),
+        (["--query", "-7"], "--query is -7; patches are counted from 0"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            attention.main([*both, *more])
+    with pytest.raises(ValueError, match="--query is for an image"):
+        attention.main(["--from", str(GOLDEN / "gpt2/lm"), "--text", "a", "--query", "0"])
     with pytest.raises(ValueError, match="reads text; give it with --text"):
         attention.main(["--from", str(GOLDEN / "gpt2/lm")])

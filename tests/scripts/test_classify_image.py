@@ -108,6 +108,10 @@ def test_the_centre_is_cut_out_of_the_shorter_side(tmp_path):
     "arguments,words",
     [
         (["--crop", "0"], ("crop", "0")),
+        (["--std", "0"], ("--std", "0.0", "more than 0")),
+        (["--std", "nan"], ("--std", "nan", "more than 0")),
+        (["--mean", "nan"], ("--mean", "nan")),
+        (["--top", "0"], ("--top", "0", "at least 1")),
         (["--names", "NAMES"], ("names 1 classes", "5")),
         (["--from", "nowhere-at-all"], ("nowhere-at-all", "installed")),
     ],

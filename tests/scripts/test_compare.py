@@ -98,7 +98,7 @@ def test_finished_runs_are_left_and_reported(runs, monkeypatch, capsys):
 
 
 def test_the_norms(tmp_path, monkeypatch):
-    found, rng = compare.norms(tmp_path, (0, 1)), np.random.default_rng(0)
+    found, rng = compare.norms(tmp_path, (0, 1), ALL), np.random.default_rng(0)
     assert len(found) == 2 * 2 * 2 * 4
     assert {run.settings.steps * run.settings.batch for run in found} == {25_600}
     for run in found:
@@ -109,10 +109,25 @@ def test_the_norms(tmp_path, monkeypatch):
     assert len((tmp_path / "table.tsv").read_text().splitlines()) == 17
 
 
+def test_the_norms_are_chosen_changed_and_drawn_again(tmp_path, capsys):
+    argv = ["report", "norms", "--out", str(tmp_path), "--seeds", "0", "--only", "vit"]
+    argv += ["--set", "optim.clip=0.5"]
+    options = compare._arguments(argv)
+    found, rng = compare.norms(tmp_path, (0,), options), np.random.default_rng(0)
+    assert {(dict(run.point)["net"], run.settings.optim.clip) for run in found} == {("vit", 0.5)}
+    for run in found[1:]:
+        pretend(run, invented(run, rng))
+    assert compare.main(argv) == 1, "one has not run"
+    assert "Batch or layer norm" in (tmp_path / "report.html").read_text()
+    assert f"not finished: {found[0].name}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [(["--only", "vitt"], "no net 'vitt'.*vit"), (["--shares", "0.5"], "no share 0.5"),
-     (["--seeds", "2..0"], "--seeds")],
+     (["--seeds", "2..0"], "--seeds"), (["norms", "--only", "swin"], "no net 'swin'"),
+     (["norms", "--shares", "1"], "--shares is for the first grid"),
+     (["grid", "norms"], "grid takes no 'norms' behind it")],
 )  # fmt: skip
 def test_mistakes(argv, words, tmp_path):
     with pytest.raises(ValueError, match=words):

@@ -1,6 +1,7 @@
 """Checkpoints: `workdir/checkpoints/{step}/`, each of which describes itself.
 
-    state/           arrays, by Orbax: params, ema, extra, guard, and train (step, opt_state, carry)
+    state/           arrays, by Orbax: params, ema, extra, ema_extra, guard, and train (step,
+                     opt_state, carry)
     config.json      the resolved config      run.json   provenance and the data's fingerprint
     tokenizer/       the tokenizer            INTEGRITY.json   size and xxh3-128 of every file
     labels.json      the names of classes, where there are any
@@ -34,15 +35,21 @@ def folders(workdir) -> list[Path]:
     return [p for p in written(workdir) if (p / integrity.NAME).exists()]
 
 
-def restore(folder, abstract: State, shardings: State, mesh, rules, cast=False) -> State:
+def restore(folder, abstract: State, shardings: State, mesh, rules, cast=False, say=print) -> State:
     """The state in a checkpoint, as `abstract` says, in the layout of `shardings`.
 
     Raises ValueError, naming the array, where names, shapes or (unless `cast`) dtypes differ.
     """
-    wanted = forms.stored_shapes(abstract, mesh, rules)
-    missing = _without_guard(inside(folder), wanted)
+    wanted, held = forms.stored_shapes(abstract, mesh, rules), inside(folder)
+    missing = _without_guard(held, wanted)
+    late = "ema_extra" in wanted and "ema" in held and "ema_extra" not in held
+    begun = wanted.pop("ema_extra") if late else {}
     compare(folder, wanted, cast)
     loaded = {**load_arrays(folder, wanted), **missing}
+    if late:
+        names = ", ".join(begun)
+        say(f"checkpoint {Path(folder).name} has no average of {names}; it begins with today's")
+        loaded["ema_extra"] = {name: loaded["extra"][name] for name in begun}
     return forms.unstored(loaded, abstract, shardings)
 
 
@@ -174,17 +181,19 @@ def find(path, say=print) -> Path:
 def load_params(folder, averaged: bool = True) -> tuple[dict, dict]:
     """(parameters under per-layer names, extra collections) on the default device.
 
-    `averaged` takes the exponential average where one was kept. Of a policy and its value net the
+    `averaged` takes the exponential averages where they were kept. Of a policy and its value net the
     policy is taken.
     """
     held = inside(folder)
     name = "ema" if averaged and "ema" in held else "params"
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    wanted = {group: held[group] for group in (name, "extra") if group in held}
+    names = (name, "extra", *["ema_extra"] * (name == "ema"))
+    wanted = {group: held[group] for group in names if group in held}
     wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted)
     loaded = load_arrays(folder, wanted)
     found = loaded[name]
-    return found.get("policy", found), loaded.get("extra", {})
+    extra = {**loaded.get("extra", {}), **loaded.get("ema_extra", {})}
+    return found.get("policy", found), extra
 
 
 def write_labels(folder, labels) -> None:

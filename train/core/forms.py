@@ -12,7 +12,7 @@ from models.transformer import stack, unstack
 from train.core import shard
 from train.core.state import State
 
-GROUPS = ("params", "ema", "extra", "guard")
+GROUPS = ("params", "ema", "extra", "guard", "ema_extra")
 
 
 def nest(tree) -> dict:

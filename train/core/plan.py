@@ -37,6 +37,7 @@ class Plan:
         names = ("params", "ema", "extra", "opt_state", "carry")
         a, where = self.abstract, self.shardings
         sizes = {n: shard.bytes_per_device(getattr(a, n), getattr(where, n)) for n in names}
+        sizes["ema"] += shard.bytes_per_device(a.ema_extra, where.ema_extra)
         return {**sizes, "gradients": sizes["params"]}
 
 

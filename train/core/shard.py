@@ -174,6 +174,7 @@ def state(abstract, mesh: Mesh, rules=RULES):
         carry=jax.tree.map(lambda _: everywhere, abstract.carry),
         ema=kept if jax.tree.leaves(abstract.ema) else {},
         guard=jax.tree.map(lambda _: everywhere, abstract.guard),
+        ema_extra=jax.tree.map(lambda _: everywhere, abstract.ema_extra),
     )
 
 

@@ -15,9 +15,10 @@ import jax
 import numpy as np
 
 from models.interop.untrusted import read_json
+from models.options import Options
 from train.core import checkpoint, forms, lora, shard
 from train.core.plan import Plan
-from train.core.state import State, Task
+from train.core.state import State, Task, companions
 
 COMPARED = ("loop", "seed", "batch", "length", "phases", "model", "optim.name")
 FREE = ("model.remat", "model.scan", "model.attend")  # how it is computed, not what
@@ -30,34 +31,40 @@ def begin(config, task: Task, plan: Plan, checkpoints, say) -> tuple[State, int]
         refuse_other_run(folder, config, task.fingerprint)
         cast = config.get("allow_cast", False)
         state = checkpoint.restore(
-            folder, plan.abstract, plan.shardings, plan.mesh, task.rules, cast
+            folder, plan.abstract, plan.shardings, plan.mesh, task.rules, cast, say
         )
         say(f"resuming after step {int(state.step)}")
         return state, int(state.step)
     if task.given is not None:
         words = "the loop's first parameters"
         return adopt(task.given(), task, plan, say, words, config.get("allow_cast", False)), 0
-    init = {} if task.based else config.get("init", {})
+    init, before = {} if task.based else config.get("init", {}), None
     if init.get("checkpoint", ""):
         source = checkpoint.find(init["checkpoint"], say)
         given, extra = lora.loaded(source)
+        if task.adapt:
+            before = Options.of(checkpoint.read_config(source)["model"])
     elif init.get("reference", ""):
         from train.core import reference
 
         source = init["reference"]
-        extra = dict(reference.load(source).variables)
+        loaded = reference.load(source)
+        extra, before = dict(loaded.variables), loaded.options
         given = extra.pop("params")
     else:
         return jax.jit(plan.fresh, out_shardings=plan.shardings)(), 0
     say(f"starting from the parameters of {source}")
     cast = config.get("allow_cast", False)
-    return adopt(given, task, plan, say, str(source), cast, extra), 0
+    return adopt(given, task, plan, say, str(source), cast, extra, before), 0
 
 
-def adopt(given: Mapping, task: Task, plan: Plan, say, source, cast=False, extra=None) -> State:
+def adopt(
+    given: Mapping, task: Task, plan: Plan, say, source, cast=False, extra=None, before=None
+) -> State:
     """A state at step 0 with the given parameters (any form) and a new optimiser.
 
-    `extra` (batch statistics) is taken where the model has all of it, in the same shapes.
+    `extra` (batch statistics) is taken where the model has all of it, in the same shapes. `before`:
+    the options of the model that they are of, where they are known.
 
     Parameters that `task.adopt` matches may be missing and stay fresh, and so do scores of other
     labels (another shape); others that are missing, or have another shape or (unless `cast`) type,
@@ -67,7 +74,8 @@ def adopt(given: Mapping, task: Task, plan: Plan, say, source, cast=False, extra
     wanted = jax.eval_shape(forms.apart, forms.nest(plan.abstract.params))
     placed = forms.flat(shard.params(wanted, plan.mesh, task.rules))
     if task.adapt:
-        given = task.adapt(given, {name: x.shape for name, x in forms.flat(wanted).items()})
+        named = {name: x.shape for name, x in forms.flat(wanted).items()}
+        given = task.adapt(given, named, before)
     new = []
     for name, x in forms.flat(wanted).items():
         other = name in given and name.startswith("score/") and given[name].shape != x.shape
@@ -100,7 +108,10 @@ def adopt(given: Mapping, task: Task, plan: Plan, say, source, cast=False, extra
 
     def make(taken, kept):
         state = plan.fresh(forms.replaced(plan.fresh().params, taken))
-        return dataclasses.replace(state, extra=kept) if jax.tree.leaves(kept) else state
+        if not jax.tree.leaves(kept):
+            return state
+        average = companions(kept) if state.ema_extra else {}
+        return dataclasses.replace(state, extra=kept, ema_extra=average)
 
     return jax.jit(make, out_shardings=plan.shardings)(taken, kept)
 

@@ -24,6 +24,8 @@ from models.threefry import straight
 from train.core import shard
 from train.core.anomaly import Guard, select
 
+AVERAGED = ("batch_stats",)  # collections that fit the parameters they were gathered under
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
@@ -32,7 +34,8 @@ class State:
 
     `step` is the int32 number of updates done; `extra` the model's other collections (batch
     statistics); `carry` a loop's own (controllers, replay); `ema` the averaged parameters or {};
-    `guard` what tells a bad step (`train.core.anomaly`) or {}.
+    `guard` what tells a bad step (`train.core.anomaly`) or {}; `ema_extra` the collections of `extra`
+    that belong to averaged parameters (AVERAGED), averaged with them, or {}.
     """
 
     step: jax.Array
@@ -42,11 +45,13 @@ class State:
     carry: Any
     ema: Any
     guard: Any = dataclasses.field(default_factory=dict)
+    ema_extra: Any = dataclasses.field(default_factory=dict)
 
     def variables(self, averaged: bool = True) -> dict:
-        """What a model is applied to: the averaged parameters where they are kept."""
-        chosen = self.ema if averaged and jax.tree.leaves(self.ema) else self.params
-        return {"params": chosen, **self.extra}
+        """What a model is applied to: the averages where they are kept."""
+        if averaged and jax.tree.leaves(self.ema):
+            return {"params": self.ema, **self.extra, **self.ema_extra}
+        return {"params": self.params, **self.extra}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +73,11 @@ class Task:
     flops(batch) -> model floating point operations of one step, or None.
     assets(folder): writes what a checkpoint needs to describe itself (the tokenizer).
     rules: the sharding table of the parameters. adopt: names of parameters (regex) that may start
-    fresh when a run starts from other weights. adapt(given, shapes) -> given: brings such weights,
-    {path: array}, to the model's {path: shape}. based: the weights that config.init names are in
-    `frozen` already, and the parameters start fresh. given() -> the parameters that a run starts
-    from, where they are not what config.init names; None otherwise. unit: what a batch's speed is
-    counted in.
+    fresh when a run starts from other weights. adapt(given, shapes, before) -> given: brings such
+    weights, {path: array}, to the model's {path: shape}; before: the options that they have, or None.
+    based: the weights that config.init names are in `frozen` already, and the parameters start
+    fresh. given() -> the parameters that a run starts from, where they are not what config.init
+    names; None otherwise. unit: what a batch's speed is counted in.
     """
 
     init: Callable
@@ -108,7 +113,22 @@ def fresh(
     ema = jax.tree.map(jnp.copy, params) if averaged else {}
     carry = jax.tree.map(jnp.asarray, task.carry)
     held = guard.fresh() if guard else {}
-    return State(jnp.zeros((), jnp.int32), params, extra, tx.init(params), carry, ema, held)
+    step, kept = jnp.zeros((), jnp.int32), companions(extra) if averaged else {}
+    return State(step, params, extra, tx.init(params), carry, ema, held, kept)
+
+
+def companions(extra) -> dict:
+    """The first average of the collections that are averaged with the parameters; copies."""
+    return {name: jax.tree.map(jnp.copy, x) for name, x in dict(extra).items() if name in AVERAGED}
+
+
+def _toward(average: dict, extra, decay: float) -> dict:
+    """The average one step on; exact where nothing moved. What counts is as it is."""
+
+    def moved(a, x):
+        return a + (1 - decay) * (x - a) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+
+    return {name: jax.tree.map(moved, a, extra[name]) for name, a in average.items()}
 
 
 def split(batch: Mapping, micro: int) -> dict:
@@ -176,7 +196,7 @@ def make_step(
     """A compiled `step(state, frozen, batch) -> (state, {name: float32 scalar})`.
 
     The state is donated. `seed` None means no random key, which a task with dropout refuses. `ema` is
-    the decay of the averaged parameters (0: none). `shardings` (a State of shardings) pins the layout
+    the decay of the averages (0: none). `shardings` (a State of shardings) pins the layout
     of the new state. Metrics are the loss's own means, `loss`, `gradient_norm` (before clipping,
     which is the optimiser's) and, given a schedule, `learning_rate`. With a `guard` the update of a
     bad batch is not applied, and the metrics hold the guard's state, a dict, as `guard`.
@@ -209,8 +229,11 @@ def make_step(
             trained = jax.lax.cond(ok, update, lambda _, *same: same, grads, *trained)
             extra, done = select(ok, extra, state.extra), 1 - held["tripped"]
             metrics["guard"] = held
+        kept = _toward(state.ema_extra, extra, ema)
+        if guard is not None:
+            kept = select(ok, kept, state.ema_extra)
         params, opt_state, average = trained
-        new = State(state.step + done, params, extra, opt_state, state.carry, average, held)
+        new = State(state.step + done, params, extra, opt_state, state.carry, average, held, kept)
         return new, metrics
 
     options = {} if shardings is None else {"out_shardings": (shardings, None)}

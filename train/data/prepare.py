@@ -69,6 +69,15 @@ class Augment:
                 f"config.augment has repeats={self.repeats} and scale={self.scale}; expected at "
                 "least 1, and (least, most)"
             )
+        least, most = self.scale
+        if self.crop == "area" and not 0 < least <= most <= 1:
+            raise ValueError(
+                f"config.augment.scale is {self.scale}; a crop of an area needs shares above 0, at most 1"
+            )
+        if self.crop == "sides" and not 1 <= least <= most:
+            raise ValueError(
+                f"config.augment.scale is {self.scale}; a crop=sides needs sides in pixels, (256, 480)"
+            )
 
     @classmethod
     def of(cls, section) -> "Augment":

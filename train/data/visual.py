@@ -33,6 +33,11 @@ class Masked:
                 f"config.mask.share gives {self.count} of {self.grid[0] * self.grid[1]} patches; "
                 "expected some and not all"
             )
+        if self.kind == "blocks" and not 1 <= self.least <= self.count:
+            raise ValueError(
+                f"config.mask.least is {self.least}, the patches of a block; expected at least 1 and at "
+                f"most the {self.count} that config.mask.share masks"
+            )
 
     @property
     def fingerprint(self) -> dict:

@@ -1,0 +1,106 @@
+"""What is averaged beside the parameters: running statistics, in a step, a checkpoint and a resume."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests.train import toy
+from train.core import checkpoint, start
+from train.core.anomaly import Guard
+from train.core.plan import plan
+from train.core.saver import Checkpoints
+from train.core.state import fresh, make_step
+
+
+def task(c=None):
+    """The toy with a running mean that every batch moves by one, and what is not averaged."""
+    made = toy.task(c)
+
+    def init(key):
+        stats = {"mean": jnp.zeros(2), "count": jnp.zeros((), jnp.int32)}
+        return toy.init(key)[0], {"batch_stats": {"norm": stats}, "seen": jnp.zeros(1)}
+
+    def loss(params, frozen, extra, batch, rng, totals):
+        value, (_, sums) = made.loss(params, frozen, {}, batch, rng, totals)
+        return value, (jax.tree.map(lambda x: x + 1, extra), sums)
+
+    return dataclasses.replace(made, init=init, loss=loss)
+
+
+def test_running_statistics_are_averaged_with_the_parameters():
+    ours, tx = task(), optax.sgd(0.1)
+    state = jax.jit(lambda: fresh(ours, tx, 0, True))()
+    step = make_step(ours, tx, seed=0, ema=0.75)
+    for number in range(2):
+        state, _ = step(state, (), toy.batch(0, number))
+    stats = state.variables()["batch_stats"]["norm"]
+    np.testing.assert_allclose(stats["mean"], 0.75 * 0.25 + 0.25 * 2, rtol=1e-6)
+    assert int(stats["count"]) == 2 and float(state.variables()["seen"][0]) == 2
+    own = state.variables(averaged=False)["batch_stats"]["norm"]
+    np.testing.assert_array_equal(own["mean"], 2)
+
+
+def test_a_bad_batch_moves_no_average():
+    ours, tx, guard = task(), optax.sgd(0.1), Guard("skip")
+    state = jax.jit(lambda: fresh(ours, tx, 0, True, guard=guard))()
+    bad = {**toy.batch(0, 0), "weights": np.full((8, 4), np.nan, np.float32)}
+    state, _ = make_step(ours, tx, seed=0, ema=0.75, guard=guard)(state, (), bad)
+    np.testing.assert_array_equal(state.ema_extra["batch_stats"]["norm"]["mean"], 0)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """{with average or without (as older versions wrote): a workdir}, and the plan and the state."""
+    c = toy.config(**{"optim.ema": 0.75})
+    p = plan(c, task(c))
+    state = jax.jit(p.fresh, out_shardings=p.shardings)()
+    state, _ = make_step(p.task, p.tx, seed=0, ema=0.75, guard=p.guard)(state, (), toy.batch(0, 0))
+    kept = {}
+    for name, held in (("new", state), ("old", dataclasses.replace(state, ema_extra={}))):
+        kept[name] = tmp_path_factory.mktemp(name)
+        saver = Checkpoints(kept[name], describe=lambda folder: None)
+        saver.save(held, 1, wait=True)
+        saver.close()
+    return kept, p, state
+
+
+def test_checkpoints_hold_the_averaged_statistics_and_what_loads_them_takes_them(saved):
+    kept, p, state = saved
+    folder, said = checkpoint.folders(kept["new"])[0], []
+    again = checkpoint.restore(folder, p.abstract, p.shardings, p.mesh, p.rules, say=said.append)
+    assert toy.digest(again) == toy.digest(state) and not said
+    for averaged, mean in ((True, 0.25), (False, 1)):
+        extra = checkpoint.load_params(folder, averaged)[1]
+        np.testing.assert_array_equal(extra["batch_stats"]["norm"]["mean"], mean)
+
+
+def test_a_checkpoint_without_the_average_resumes_with_its_own_statistics(saved):
+    kept, p, state = saved
+    folder, said = checkpoint.folders(kept["old"])[0], []
+    again = checkpoint.restore(folder, p.abstract, p.shardings, p.mesh, p.rules, say=said.append)
+    np.testing.assert_array_equal(again.ema_extra["batch_stats"]["norm"]["mean"], 1)
+    assert toy.digest(again.params) == toy.digest(state.params)
+    assert said == ["checkpoint 00000001 has no average of batch_stats; it begins with today's"]
+    extra = checkpoint.load_params(folder)[1]
+    np.testing.assert_array_equal(extra["batch_stats"]["norm"]["mean"], 1)
+    step = make_step(p.task, p.tx, seed=0, ema=0.75, shardings=p.shardings, guard=p.guard)
+    again, _ = step(again, (), toy.batch(0, 1))
+    np.testing.assert_array_equal(again.ema_extra["batch_stats"]["norm"]["mean"], 1.25)
+
+
+def test_a_run_that_starts_from_statistics_begins_their_average_there(saved):
+    kept, p, _ = saved
+    params, extra = checkpoint.load_params(checkpoint.folders(kept["new"])[0])
+    state = start.adopt(params, p.task, p, print, "it", extra=extra)
+    for held in (state.extra, state.ema_extra):
+        np.testing.assert_array_equal(held["batch_stats"]["norm"]["mean"], 0.25)
+
+
+def test_without_statistics_the_state_is_as_it_was():
+    c = toy.config(**{"optim.ema": 0.75})
+    assert plan(c, toy.task(c)).abstract.ema_extra == {}
+    assert plan(toy.config(), task()).abstract.ema_extra == {}
