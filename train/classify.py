@@ -97,7 +97,7 @@ def _open(config):
     if wanted and o.labels != wanted:
         raise ValueError(
             f"the data has {wanted} labels, config.model.labels is {o.labels}; "
-            f"use --config.model.labels={wanted}"
+            f"use --config.model.labels={wanted}{_named(material.labels)}"
         )
     about = {"task": task, "labels": list(material.labels), "tokenizer": tokenizer.hash}
     stream = encode.Stream(
@@ -108,6 +108,12 @@ def _open(config):
     if decay != 1.0:
         config.optim.multipliers = (*config.optim.multipliers, *layerwise(o, decay, config))
     return config.lock(), o, material, stream
+
+
+def _named(labels) -> str:
+    """The first labels in words, to show which one is too many."""
+    more = ", ..." if len(labels) > 10 else ""
+    return f"\nlabels: {', '.join(map(repr, labels[:10]))}{more}" if labels else ""
 
 
 def make_task(config, o: Options, material, stream, base=None) -> Task:
