@@ -22,31 +22,46 @@ def config(folder, rows=SHOWN, **changes):
 def opened(folder, rows=SHOWN, **changes):
     """(setting, frozen parameters) of a config."""
     made, o, value, _, setting, _ = ppo._open(config(folder, rows, **changes))
+    setting.writer.mesh = None
     return setting, ppo._parameters(made, o, value, setting.how)[1]
 
 
-def test_people_s_answers_score_0_on_average(tmp_path, capsys):
-    """Against the reward model alone, on each demonstration by itself, unpadded."""
-    judge = judged_by(tmp_path)
-    made = config(tmp_path, **{**judge, "reward.missing_eos": "none"})
-    ppo.run(made, tmp_path / "run")
-    [row, *_] = [row for row in log.read(tmp_path / "run") if "round/reward" in row]
-    setting, frozen = opened(tmp_path, **judge)
-    own = setting.writer.tokenizer
-    model = reward.build(
-        Options.of(checkpoint.read_config(checkpoint.find(tmp_path / "reward"))["model"])
-    )
-    said = {p["prompt"]: p["said"] for p in SHOWN}
-    scores = []
-    for prompt in (p.text for p in setting.asked):
-        if said[prompt]:
-            texts = own.encode(prompt, special=False), own.encode(said[prompt], special=False)
+def alone(setting, params, folder) -> list:
+    """The score of each demonstration by the reward model alone, read by itself and unpadded."""
+    own, made = setting.writer.tokenizer, checkpoint.read_config(checkpoint.find(folder / "reward"))
+    model, scores = reward.build(Options.of(made["model"])), []
+    for prompt in setting.asked:
+        if said := prompt.demonstration:
+            texts = (own.encode(text, special=False) for text in (prompt.text, said))
             ids = np.concatenate([[own.bos] * (own.bos >= 0), *texts, [own.eos]])[None].astype(int)
-            found = model.apply({"params": frozen["reward"]}, {"tokens": ids})["scores"]
+            found = model.apply({"params": params}, {"tokens": ids})["scores"]
             scores.append(float(found[0, 0]))
+    return scores
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("judge")
+    return folder, judged_by(folder)
+
+
+def test_the_mean_is_of_what_the_reward_model_says_of_each(judge, tmp_path):
+    folder, changes = judge
+    setting, frozen = opened(tmp_path, **changes)
+    scores = alone(setting, frozen["reward"], folder)
     assert len(scores) > 10 and len(scores) == len(setting.demonstrations)
-    assert row["round/reward"] - row["round/score"] == pytest.approx(np.mean(scores), abs=1e-5)
-    assert abs(np.mean(scores)) > 1e-2
+    found = demonstrations.mean(setting, frozen["reward"])
+    assert found == pytest.approx(np.mean(scores), abs=1e-5) and abs(found) > 1e-2
+
+
+def test_a_run_takes_it_off_every_score(judge, tmp_path, capsys):
+    folder, changes = judge
+    changes = {**changes, "reward.missing_eos": "none"}
+    ppo.run(config(tmp_path, **changes), tmp_path / "run")
+    [row, *_] = [row for row in log.read(tmp_path / "run") if "round/reward" in row]
+    setting, frozen = opened(tmp_path, **changes)
+    want = np.mean(alone(setting, frozen["reward"], folder))
+    assert row["round/reward"] - row["round/score"] == pytest.approx(want, abs=1e-5)
     assert "demonstrations score" in capsys.readouterr().err
 
 
