@@ -95,7 +95,7 @@ def _print_passages(model, variables, tokenizer, held, new: int = 200):
     """Samples on from the beginnings of held-out works, to read."""
     from models.generate import apart, generate
     from models.prompts import left_pad
-    from models.settings import Settings
+    from models.settings import Settings, unused
 
     window = min(32, model.o.context // 2)
     rows = [
@@ -111,8 +111,8 @@ def _print_passages(model, variables, tokenizer, held, new: int = 200):
     tokens, mask = left_pad(prompts)
     eos = (tokenizer.eos,) if tokenizer.eos >= 0 else ()
     count = min(new, model.o.context - tokens.shape[1])
-    unused = tuple(range(tokenizer.vocab, model.o.vocab))  # rows that only pad the table
-    settings = Settings(max_new_tokens=count, temperature=0.8, top_k=40, eos=eos, suppress=unused)
+    over = unused(tokenizer.vocab, model.o.vocab)
+    settings = Settings(max_new_tokens=count, temperature=0.8, top_k=40, eos=eos, suppress=over)
     model, variables = apart(model, jax.device_get(variables))
     out = generate(model, variables, tokens, mask, settings, seeds=list(range(len(prompts))))
     for number, (prompt, ids) in enumerate(zip(prompts, out.new(), strict=True), 1):

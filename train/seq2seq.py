@@ -187,8 +187,7 @@ def _how(config) -> dict:
 
 def _smoothing(config) -> float:
     value = float(config.get("smoothing", 0.0))
-    if not 0 <= value < 1:
-        raise ValueError(f"config.smoothing is {value}; expected 0 <= smoothing < 1")
+    sections.share("smoothing", value)
     return value
 
 

@@ -71,9 +71,7 @@ def _open(config):
             f"{', '.join(IMAGES)} with head={' or '.join(HEADS)}"
         )
     seen.fits(config, o)
-    smooth = config.get("smooth", 0.0)
-    if not 0 <= smooth < 1:
-        raise ValueError(f"config.smooth is {smooth}; expected 0 <= x < 1")
+    sections.share("smooth", config.get("smooth", 0.0))
     parts = images.parts(config)
     if o.labels != len(parts["train"].labels):
         raise ValueError(

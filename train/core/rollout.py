@@ -16,7 +16,7 @@ from eval import preference
 from models import generate, prompts
 from models.likelihood import of_tokens
 from models.placement import precise
-from models.settings import Settings
+from models.settings import Settings, unused
 from models.step import Again, Step
 from train.core import advantages, bestof, kl, rewards, shard
 from train.data import chat, packing
@@ -49,14 +49,13 @@ class Writer:
         self.model, self.tokenizer, self.mesh = model, tokenizer, mesh
         self.temperature, self.new = how["temperature"], how["new"]
         self.old = how.get("old", "auto")
-        unused = tuple(range(tokenizer.vocab, model.o.vocab))
         fill = tokenizer.pad if tokenizer.pad >= 0 else tokenizer.eos
         self.settings = Settings(
             max_new_tokens=self.new,
             temperature=self.temperature,
             eos=ends(tokenizer),
             pad=fill,
-            suppress=unused,
+            suppress=unused(tokenizer.vocab, model.o.vocab),
         )
         step, own = Step(model), self.settings
         self._turned = Again(model)

@@ -56,11 +56,14 @@ def classes(table, found, column: str, labels=()) -> tuple:
 def indices(table, found, labels, column: str) -> list:
     """The number of each row's label; ValueError names the first row with another one."""
     known = {str(label): number for number, label in enumerate(labels)}
-    for number, label in enumerate(found):
-        if str(label) not in known:
-            hint = nearest(str(label), known)
-            raise ValueError(f"{table.where(number)}: column {column!r} is {label!r}; {hint}")
-    return [known[str(label)] for label in found]
+    return [_number(known, table, row, column, label) for row, label in enumerate(found)]
+
+
+def _number(known: dict, table, row: int, column: str, label, what: str = "is") -> int:
+    if str(label) not in known:
+        where, hint = table.where(row), nearest(str(label), known)
+        raise ValueError(f"{where}: column {column!r} {what} {label!r}; {hint}")
+    return known[str(label)]
 
 
 def tags(table, rows, labels, column: str) -> tuple[tuple, list]:
@@ -70,9 +73,5 @@ def tags(table, rows, labels, column: str) -> tuple[tuple, list]:
             check(table.where(number), column, tag, "has the tag")
     labels = tuple(map(str, labels)) or ordered(tag for row in rows for tag in row)
     known = {label: number for number, label in enumerate(labels)}
-    for number, row in enumerate(rows):
-        unknown = next((tag for tag in row if tag not in known), None)
-        if unknown is not None:
-            where, hint = table.where(number), nearest(unknown, known)
-            raise ValueError(f"{where}: column {column!r} has the tag {unknown!r}; {hint}")
-    return labels, [[known[tag] for tag in row] for row in rows]
+    number = lambda row, tag: _number(known, table, row, column, tag, "has the tag")
+    return labels, [[number(row, tag) for tag in tags] for row, tags in enumerate(rows)]
