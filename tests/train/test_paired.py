@@ -50,6 +50,41 @@ def test_padding_changes_nothing(tmp_path, model, loss):
     assert float(value(filled)) == pytest.approx(float(value(batch)), rel=1e-5)
 
 
+def log_ratios(params, frozen, batch, weights=None):
+    """log pi / pi_ref [n,2] of the bigrams, in double precision."""
+    each, weights = [], batch["weights"] if weights is None else weights
+    for w in (params["w"], frozen["w"]):
+        logits = np.asarray(w, np.float64)[batch["tokens"][..., :-1]]
+        logits = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        picked = np.take_along_axis(logits, batch["tokens"][..., 1:, None], -1)[..., 0]
+        each.append((picked * weights[..., 1:]).sum(-1))
+    return each[0] - each[1]
+
+
+def test_bco_s_point_is_the_mean_of_both_answers(tmp_path, model):
+    task, params, batch, frozen = pairs("bco", folder=tmp_path, beta=2.0)
+    totals = {**task.totals(batch), **task.window(params, frozen, {}, batch)}
+    found = task.loss(params, frozen, {}, batch, None, totals)[0]
+    ratio = log_ratios(params, frozen, batch)
+    up, down = (2.0 * (ratio - ratio.mean())).T
+    want = np.log1p(np.exp(-up)) + np.log1p(np.exp(down))
+    assert abs(ratio.mean()) > 0.01 and float(found) == pytest.approx(want.mean(), rel=1e-5)
+
+
+def test_the_excess_is_discounted_in_the_loss(tmp_path, model):
+    task, params, batch, frozen = pairs("dpo", folder=tmp_path, excess=0.25)
+    found = task.loss(params, frozen, {}, batch, None, task.totals(batch))[0]
+    weights = np.array(batch["weights"])
+    for row in weights:
+        least = int(row.sum(-1).min())
+        for side in row:
+            side[np.flatnonzero(side)[least:]] = 0.25
+    ratio = log_ratios(params, frozen, batch, weights)
+    want = np.log1p(np.exp(-0.1 * (ratio[:, 0] - ratio[:, 1])))
+    assert not np.array_equal(weights, batch["weights"])
+    assert float(found) == pytest.approx(want.mean(), rel=1e-5)
+
+
 @pytest.mark.parametrize("loss", ["dpo", "cdpo"])
 @pytest.mark.parametrize("divergence", ["forward_kl", "js", "alpha"])
 def test_a_policy_is_held_by_its_divergence(tmp_path, model, loss, divergence):
@@ -59,13 +94,7 @@ def test_a_policy_is_held_by_its_divergence(tmp_path, model, loss, divergence):
         loss, folder=tmp_path, divergence=divergence, wrong=wrong, beta=0.5
     )
     found, (_, sums) = task.loss(params, frozen, {}, batch, None, task.totals(batch))
-    each = []
-    for w in (params["w"], frozen["w"]):
-        logits = np.asarray(w, np.float64)[batch["tokens"][..., :-1]]
-        logits = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        picked = np.take_along_axis(logits, batch["tokens"][..., 1:, None], -1)[..., 0]
-        each.append((picked * batch["weights"][..., 1:]).sum(-1))
-    u = np.exp(each[0] - each[1])
+    u = np.exp(log_ratios(params, frozen, batch))
     slope = {"forward_kl": -1 / u, "js": np.log(2 * u / (1 + u)), "alpha": -2 * u**-0.5}[divergence]
     margin = 0.5 * (slope[:, 0] - slope[:, 1])
     want = (1 - wrong) * np.log1p(np.exp(-margin)) + wrong * np.log1p(np.exp(margin))
