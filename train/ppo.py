@@ -78,8 +78,6 @@ AGGREGATE = {
 
 def run(config, workdir, plain=None) -> Fitted:
     """Trains, evaluates on held-out prompts, saves. plain: a reward function instead of the config's."""
-    if jax.process_count() > 1:
-        raise ValueError("this loop writes answers in one process; expected one, over any devices")
     opened = _open(config, plain)
     config, o, value, tokenizer, setting, held = opened
     own = setting.scorer.reader is None
@@ -183,7 +181,7 @@ def _open(config, plain=None):
     stream = answers.Stream(None, len(rows["train"]), sizes, fingerprint=about)
     setting = rounds.Setting(
         config, how, writer, scorer, rows["train"], parts["train"], stream, room,
-        value and build(value), _mix(config, how, tokenizer),
+        value and build(value), _mix(config, how, tokenizer), loop.slices(config),
     )  # fmt: skip
     if how["reward"]["demonstrations"]:
         ends, new = writer.settings.eos, how["ppo"]["new"]

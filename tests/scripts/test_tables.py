@@ -53,7 +53,8 @@ def test_a_page_names_where_its_links_lead_if_asked():
 def test_groups_of_mails_are_told_by_words_alone(tmp_path):
     for folder, _ in tables_mail.FOLDERS:
         (tmp_path / folder).mkdir()
-    pages = [f'<a href="http://h{n}.example">{WORDS}</a>' for n in range(2)] + ['<img src="a">', "hi"]
+    pages = [f'<a href="http://h{n}.example">{WORDS}</a>' for n in range(2)]
+    pages += ['<img src="a">', "hi"]
     for n, page in enumerate(pages):
         path = tmp_path / "spam-1" / f"{n}.json"
         path.write_text(json.dumps({"text": mail(page, "text/html")}))

@@ -189,7 +189,7 @@ def test_an_answer_ends_with_its_end_of_text_which_is_trained_and_not_read():
         sequences=np.asarray([[0, 5, 4, 2, 2, 2], [5, 3, 4, 4, 4, 4]]), lengths=np.asarray([2, 4]),
         stopped=np.asarray([True, False]), sample_log_probs=np.zeros((2, 4)),
     )  # fmt: skip
-    writer._sample, writer._turned = (lambda *_: out), (lambda variables, *_: variables)
+    writer._sample, writer._turned = (lambda *_, **__: out), (lambda variables, *_: variables)
     made = writer(None, out.sequences[:, :2], np.asarray([[0, 1], [1, 1]]), np.asarray([1, 2]))
     assert made["answer"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
     assert made["mask"].tolist() == [[0, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]]

@@ -62,11 +62,11 @@ class Writer:
 
         @jax.jit
         def sample(variables, tokens, mask, keys):
+            keys = None if keys is None else jax.random.wrap_key_data(keys)
             cache = step.cache(len(tokens), tokens.shape[1] + own.max_new_tokens, settings=own)
             return generate.decode(step, variables, cache, tokens, mask, keys, own)
 
-        self._sample = sample
-        self.log_probs = jax.jit(self.of)
+        self._sample, self._of = sample, jax.jit(self.of)
 
     def of(self, params, tokens, mask):
         """log p of the answers' tokens [N,R], teacher-forced."""
@@ -74,6 +74,10 @@ class Writer:
         vocab = self.tokenizer.vocab
         params, how = {"params": params}, (self.temperature, vocab, self.new)
         return of_tokens(self.model, params, batch, *how)[0]
+
+    def log_probs(self, params, tokens, mask) -> np.ndarray:
+        """`of`, on the host."""
+        return shard.whole(self._of(params, **self.place({"tokens": tokens, "mask": mask})))
 
     def noted(self) -> bool:
         """Whether what sampling noted ("sampled") stands for the policy's log-probabilities, as in
@@ -92,29 +96,32 @@ class Writer:
     def __call__(self, params, tokens, mask, seeds) -> dict:
         """tokens, mask [N,P+R], answer (mask of the answer) [N,R], ended, lengths [N], sampled [N,R].
 
-        tokens, mask: prompts [N,P]. A row is a function of its prompt and its seed alone.
+        tokens, mask: prompts [N,P]. A row is a function of its prompt and its seed alone. Every process
+        gives all rows and gets all.
         """
         keys = prompts.row_keys(len(tokens), self.settings, seeds)
-        placed = self.place({"tokens": np.asarray(tokens), "mask": np.asarray(mask)})
+        given = {"tokens": tokens, "mask": mask}
+        if keys is not None:
+            given["keys"] = shard.whole(jax.random.key_data(keys))
+        placed = {"keys": None, **self.place(given)}
         variables = self._turned({"params": params}, len(tokens), self.settings)
-        out = self._sample(variables, placed["tokens"], placed["mask"], keys)
-        answer = np.arange(self.new) < np.asarray(out.lengths)[:, None]
+        out = self._sample(variables, **placed)
+        names = ("sequences", "stopped", "lengths", "sample_log_probs")
+        tokens, ended, lengths, sampled = shard.whole([getattr(out, name) for name in names])
+        answer = np.arange(self.new) < lengths[:, None]
         return {
-            "tokens": np.asarray(out.sequences),
+            "tokens": tokens,
             "mask": np.concatenate([np.asarray(mask), answer], 1).astype(np.int32),
             "answer": answer.astype(np.float32),
-            "ended": np.asarray(out.stopped),
-            "lengths": np.asarray(out.lengths),
-            "sampled": np.asarray(out.sample_log_probs),
+            "ended": ended,
+            "lengths": lengths,
+            "sampled": sampled,
         }
 
-    def place(self, batch):
-        """Rows laid out over the mesh where they divide by its data axes."""
-        if self.mesh is None:
-            return batch
-        rows = len(next(iter(batch.values())))
-        whole = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        return shard.place(batch, self.mesh) if rows % whole == 0 else batch
+    def place(self, rows, names=()):
+        """Rows (those of `names`, or all) laid out over the mesh where they divide by its data axes."""
+        rows = {name: rows[name] for name in names or rows}
+        return rows if self.mesh is None else shard.place_whole(rows, self.mesh)
 
     def texts(self, made) -> list:
         """The answers' texts, without the end of text."""
@@ -153,7 +160,8 @@ class Scorer:
             )
 
     def __call__(self, made, asked, params=None) -> np.ndarray:
-        """float32 [N], NaN for what a function cannot score. asked: the prompt of each row.
+        """float32 [N], NaN for what a function cannot score. asked: the prompt of each row. Of several
+        processes the first alone calls a plain function, and tells the others.
 
         A reader adds to `made` which answers were too long for it, `cut` [N].
         """
@@ -161,11 +169,13 @@ class Scorer:
             batch = {name: made[name] for name in ("tokens", "mask")}
             if self.reader is not None:
                 batch, made["cut"] = self.reader(asked, self.writer.texts(made))
-            score = self._score(params, self.writer.place(batch))
+            score = shard.whole(self._score(params, self.writer.place(batch)))
             return rewards.finite(score, "the reward model's score", "")
-        texts = self.writer.texts(made)
-        found = [self.plain(p.words, text, p.target) for p, text in zip(asked, texts, strict=True)]
-        return rewards.plain(found)
+        found = np.zeros(len(asked), np.float32)
+        if jax.process_index() == 0:  # a function may draw, or ask somebody
+            rows = zip(asked, self.writer.texts(made), strict=True)
+            found = rewards.plain([self.plain(p.words, text, p.target) for p, text in rows])
+        return shard.said(found)
 
 
 @functools.partial(jax.jit, static_argnames=("method", "size", "in_reward", "whitened"))

@@ -11,7 +11,7 @@ import json
 import jax
 import numpy as np
 
-from train.core import demonstrations, kl, policy, rewards, rollout
+from train.core import demonstrations, kl, policy, rewards, rollout, shard
 from train.core.fit import Loop
 from train.data import prompts
 
@@ -26,16 +26,19 @@ class Setting:
 
     how: {"ppo", "kl", "reward"} as dicts; prompts: rows of ids; asked: the prompts; stream: which
     prompts a round takes; room: tokens of the longest prompt; same: whether the reference is the policy
-    that the run starts from; demonstrations: people's answers that the reward is to be shifted by.
+    that the run starts from; demonstrations: people's answers that the reward is to be shifted by;
+    slices: which of how many slices of a minibatch this process trains on. Rounds every process has whole.
     """
 
     def __init__(
-        self, config, how, writer, scorer, prompts, asked, stream, room, value=None, mix=None
-    ):
+        self, config, how, writer, scorer, prompts, asked, stream, room, value=None, mix=None,
+        slices=(0, 1),
+    ):  # fmt: skip
         self.seed, self.batch, self.how = config.seed, config.batch, how
         self.writer, self.scorer, self.room = writer, scorer, room
         self.prompts, self.asked, self.stream = prompts, asked, stream
         self.mix, self.same, self.local, self.shown = mix, True, None, []
+        self.process, self.processes = slices
         self.demonstrations = []
         ppo = how["ppo"]
         self.size = self.batch * ppo["minibatches"]
@@ -61,7 +64,7 @@ class Setting:
         return tokens, mask, [self.asked[n] for n in numbers]
 
     def minibatch(self, step: int) -> dict:
-        """The rows of a step of the round whose rows are held, with the pre-training mix's."""
+        """This process's rows of a step of the round that is held, with the pre-training mix's."""
         number, within = divmod(step, self.steps)
         epoch, part = divmod(within, self.how["ppo"]["minibatches"])
         order = np.random.default_rng((self.seed, 13, number, epoch)).permutation(self.size)
@@ -71,7 +74,9 @@ class Setting:
         if self.mix is not None:
             found = self.mix.batch(step)
             made |= {f"mix_{name}": found[name] for name in ("tokens", "targets", "weights")}
-        return made
+        share = self.batch // self.processes
+        own = slice(self.process * share, (self.process + 1) * share)
+        return {name: x[own] for name, x in made.items()}
 
 
 def values(model, params, batch, new: int):
@@ -139,9 +144,7 @@ class Rounds(Loop):
         rows |= {name: np.asarray(made[name], np.int32) for name in ("tokens", "mask")}
         own.local = rows
         fresh = {"rows": rows, **{name: np.float32(x) for name, x in carry.items()}}
-        state.carry = jax.tree.map(
-            lambda x, old: jax.device_put(x, old.sharding), fresh, state.carry
-        )
+        state.carry = jax.tree.map(lambda x, old: shard.put(x, old.sharding), fresh, state.carry)
         return state
 
     def write(self, params, frozen, number: int) -> tuple:
@@ -149,11 +152,11 @@ class Rounds(Loop):
         own = self.setting
         tokens, mask, asked = own.ask(number)
         made = own.writer(params["policy"], tokens, mask, rollout.seeds(own.seed, number, own.size))
-        both = own.writer.place({name: made[name] for name in ("tokens", "mask")})
         made["old"] = made["sampled"]
-        made["reference"] = np.asarray(own.writer.log_probs(frozen["reference"], **both))
+        both = made["tokens"], made["mask"]
+        made["reference"] = own.writer.log_probs(frozen["reference"], *both)
         if not own.writer.noted():
-            made["old"] = np.asarray(own.writer.log_probs(params["policy"], **both))
+            made["old"] = own.writer.log_probs(params["policy"], *both)
         elif own.how["kl"]["place"] == "reward":  # the loss compares passes
             made["reference"] = rollout.settled(made["old"], made["reference"])
         raw = own.scorer(made, asked, frozen.get("reward"))
@@ -186,8 +189,8 @@ class Rounds(Loop):
         own, ppo = self.setting, self.setting.how["ppo"]
         values = np.zeros_like(made["answer"])
         if own.values is not None:
-            both = own.writer.place({name: made[name] for name in ("tokens", "mask")})
-            values = np.asarray(own.values(params["value"], both)) * made["answer"]
+            both = own.writer.place(made, ("tokens", "mask"))
+            values = shard.whole(own.values(params["value"], both)) * made["answer"]
         given = {name: made[name] for name in ("answer", "old", "reference", "score")}
         found, returns = rollout.judge(
             given,
@@ -211,7 +214,7 @@ class Rounds(Loop):
         if number:
             return
         writer = self.setting.writer
-        new = np.asarray(writer.log_probs(params["policy"], made["tokens"], made["mask"]))
+        new = writer.log_probs(params["policy"], made["tokens"], made["mask"])
         near = rollout.COARSE if writer.noted() and not writer.exact() else CLOSE
         ratio = np.abs(np.exp((new - made["old"]) * made["answer"]) - 1).max()
         off = [f"the ratio differs from 1 by {ratio:.1e}"] * bool(ratio > near)
@@ -287,10 +290,7 @@ def evaluator(config, setting, held, frozen):
             {"prompt": p.text, "answer": text, "reward": None if np.isnan(x) else x}
             for p, text, x in first
         ][:SHOWN]
-        return {
-            "reward": float(np.nanmean(raw)),
-            "ended": float(np.mean(ended)),
-            "length": float(np.mean(lengths)),
-        }
+        measured = {"reward": np.nanmean(raw), "ended": np.mean(ended), "length": np.mean(lengths)}
+        return {name: float(x) for name, x in measured.items()}
 
     return run

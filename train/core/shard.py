@@ -220,17 +220,42 @@ def place(batch: Mapping, mesh: Mesh) -> dict:
     }
 
 
+def put(x, where):
+    """An array that every process holds whole, laid out over all of their devices."""
+    if jax.process_count() == 1:
+        return jax.device_put(x, where)
+    held = np.asarray(x)
+    return jax.make_array_from_callback(held.shape, where, lambda index: held[index])
+
+
 def place_whole(batch: Mapping, mesh: Mesh) -> dict:
     """Global rows that every process holds, as global arrays; copied where they don't divide."""
     rows = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
-    def put(x):
-        x = np.asarray(x)
-        cut = x.ndim and x.shape[0] % rows == 0
-        where = NamedSharding(mesh, P(BATCH_AXES) if cut else P())
-        return jax.make_array_from_callback(x.shape, where, lambda index: x[index])
+    def where(x):
+        return NamedSharding(mesh, P(BATCH_AXES) if x.ndim and x.shape[0] % rows == 0 else P())
 
-    return {name: put(x) for name, x in batch.items()}
+    batch = {name: np.asarray(x) for name, x in batch.items()}
+    return {name: put(x, where(x)) for name, x in batch.items()}
+
+
+def whole(tree):
+    """Host copies (numpy) of arrays, whatever devices and processes hold them; all processes call it."""
+    spread = lambda x: not (x.is_fully_addressable or x.is_fully_replicated)
+    if not any(spread(x) for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)):
+        return jax.device_get(tree)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def said(x: np.ndarray) -> np.ndarray:
+    """The first process's `x` in all of them, which have one of that shape and type."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        return np.asarray(multihost_utils.broadcast_one_to_all(x))
+    return x
 
 
 def left_out(tree, mesh: Mesh, rules=RULES) -> list[str]:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from models.interop.untrusted import read_json
 from models.options import Options
@@ -99,7 +98,7 @@ def adopt(
             say(f"{len(names)} parameters {words}: {', '.join(names[:4])}")
     types = {name: x.dtype for name, x in forms.flat(wanted).items()}
     taken = {
-        name: _put(given[name].astype(types[name]), placed[name])
+        name: shard.put(given[name].astype(types[name]), placed[name])
         for name in placed
         if name in given
     }
@@ -122,16 +121,8 @@ def _matching(extra: Mapping, plan: Plan):
     if not rows or any(given.get(n) is None or given[n].shape != x.shape for n, x in rows.items()):
         return {}
     return jax.tree_util.tree_map_with_path(
-        lambda keys, where: _put(given[shard.path(keys)], where), plan.shardings.extra
+        lambda keys, where: shard.put(given[shard.path(keys)], where), plan.shardings.extra
     )
-
-
-def _put(x, where):
-    """An array that every process holds whole, laid out over all of their devices."""
-    if jax.process_count() == 1:
-        return jax.device_put(x, where)
-    whole = np.asarray(x)
-    return jax.make_array_from_callback(whole.shape, where, lambda index: whole[index])
 
 
 def refuse_other_run(folder, config, fingerprint: Mapping):
