@@ -243,7 +243,8 @@ def train(kind: str, texts, size: int = 0, specials=(END,), **roles) -> Tokenize
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown kind of tokenizer {kind!r}, not in {vocab.KINDS}{hint}")
     size = size or vocab.DEFAULT_SIZES.get(kind, 0)
-    raw = vocab.TRAINERS[kind](list(texts), size, specials)
+    # In parts the library takes a tenth of the memory, and counts the same.
+    raw = vocab.TRAINERS[kind]([part for text in texts for part in _cut(text)], size, specials)
     if not roles and specials:
         roles = {"bos": specials[0], "eos": specials[0]}
     return Tokenizer(raw, kind, **roles)

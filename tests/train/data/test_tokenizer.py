@@ -97,6 +97,32 @@ def test_long_texts_are_cut_without_changing_ids(spec, monkeypatch):
     np.testing.assert_array_equal(made.encode(text), whole)
 
 
+@pytest.mark.parametrize("spec", KINDS[1:])
+def test_long_texts_are_cut_without_changing_what_is_learnt(spec, monkeypatch):
+    texts = ["".join(CORPUS) + "x \n y\n\n\nz\n  indented\nlast line", CORPUS[0]]
+    whole = tokenizer.named(spec, texts)
+    monkeypatch.setattr(tokenizer, "CHUNK", 400)
+    monkeypatch.setattr(vocab, "GROUP", 1000)
+    longest, train = [], vocab.TRAINERS[spec.split(":")[0]]
+
+    def seen(given, *rest):
+        longest.append(max(map(len, given)))
+        return train(given, *rest)
+
+    monkeypatch.setitem(vocab.TRAINERS, spec.split(":")[0], seen)
+    assert tokenizer.named(spec, texts).hash == whole.hash
+    assert longest[0] < 2000 < len(texts[0])
+
+
+def test_pieces_of_a_word_without_end_are_looked_up_in_parts():
+    """Longest match first is cubic: a word of 20,000 letters took minutes."""
+    pieces = tokenizer.train("wordpiece", CORPUS, 700)
+    for text in ("a" * 20_000, "日本" * 4000, "é" * 99 + "b" * 101 + " end"):
+        words = [word for word, _ in pieces.raw.pre_tokenizer.pre_tokenize_str(text)]
+        assert max(map(len, words)) <= vocab.LONGEST
+        assert pieces.decode(pieces.encode(text, special=False)) == text
+
+
 def test_gpt2_ids_are_the_published_ones():
     made = tokenizer.gpt2()
     assert made.vocab == 50257 and made.eos == 50256
