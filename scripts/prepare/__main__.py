@@ -15,12 +15,13 @@ are not held out. ``--source`` takes what ``train/data/sources.py`` describes.
 
 import os
 import sys
+from pathlib import Path
 
 from rich import progress as bars
 
 from scripts.prepare import fetch, shards, tables
 from train.core.errors import Parser, cleanly
-from train.data import sources, store
+from train.data import sources, store, tokenizer
 
 
 def build(arguments) -> None:
@@ -95,7 +96,9 @@ def main(argv=None) -> int:
         parser.add_argument("--overwrite", action="store_true", help="replace another store")
     arguments = parser.parse_args(argv[1:] if command else argv)
     if command == "check":
-        found = store.Store(arguments.store, verify=True)
+        store.read_record(arguments.store)
+        own = tokenizer.Tokenizer.load(Path(arguments.store) / "tokenizer")
+        found = store.Store(arguments.store, own, verify=True)
         print(f"{arguments.store}: {found.tokens:,} tokens, all {len(found.shards)} shards intact")
     else:
         build(arguments)

@@ -209,7 +209,7 @@ def read_record(folder) -> dict:
         raise ValueError(
             f"{folder} is not a finished token store (no store.json): run scripts.prepare again"
         )
-    record = _json(file)
+    record = read_json(file)
     fields = {"shards": list, "tokenizer": str, "vocab": int, "eos": int, "heldout": list}
     for field, kind in fields.items():
         if not isinstance(record.get(field), kind):
@@ -228,7 +228,7 @@ def read_sidecar(path, record) -> dict:
     file = Path(path).with_suffix(".json")
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: every shard needs its sidecar")
-    sidecar = _json(file)
+    sidecar = read_json(file)
     for field in ("tokens", "documents", "size"):
         if type(sidecar.get(field)) is not int or sidecar[field] < 0:
             raise ValueError(f"{file} is damaged: {field} = {sidecar.get(field)!r}")
@@ -271,7 +271,8 @@ def _check_index(path, index, names, sidecar):
         raise ValueError(f"{path}: its index does not describe its {sidecar['tokens']:,} tokens")
 
 
-def _json(file):
+def read_json(file) -> dict:
+    """The JSON object in a file; ValueError says that it is damaged."""
     try:
         contents = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
