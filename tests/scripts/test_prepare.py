@@ -276,6 +276,20 @@ def test_wanted_members_are_unpacked_from_every_kind(known, tmp_path, kind):
     assert said == [f"toy: already in {out}"]
 
 
+def test_another_set_of_the_same_package_is_not_already_there(known, tmp_path, monkeypatch):
+    path = known("zip", {"toy/data/a": b"1", "toy/more/b": b"2"})
+    more = packages.PACKAGES["toy"]._replace(members=("toy/more/",))
+    monkeypatch.setitem(packages.PACKAGES, "more", more)
+    out = fetch.fetch("toy", tmp_path / "out", str(path), say=print)
+    with pytest.raises(ValueError, match=r"holds another data set \(toy of toy\)"):
+        fetch.fetch("more", out, str(path), say=print)
+    (out / "SOURCE.json").write_text('{"package": ')
+    with pytest.raises(ValueError, match="SOURCE.json is damaged"):
+        fetch.fetch("toy", out, say=print)
+    (out / "SOURCE.json").write_text('{"package": "toy"}')
+    assert fetch.fetch("toy", out, say=print) == out
+
+
 @pytest.mark.parametrize(
     "name", ["toy/data/../../evil", "toy/data/..", "toy/data/a\\..\\b", "toy/data/c:x"]
 )
