@@ -68,7 +68,8 @@ def build(arguments) -> None:
 def _size(source):
     """Returns the characters to expect, roughly the bytes of plain text files; None if unknown."""
     paths = sources.files(source)
-    plain = paths and all(path.suffix in (".jsonl", *sources.TEXT_SUFFIXES) for path in paths)
+    known = (*sources.ROW_SUFFIXES, *sources.TEXT_SUFFIXES)
+    plain = paths and all(path.suffix.lower() in known for path in paths)
     return sum(path.stat().st_size for path in paths) if plain else None
 
 
