@@ -1,6 +1,7 @@
 """The next-token loop with the real decoder: forms, meshes, experts, resuming, loading, fine-tuning."""
 
 import re
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -191,6 +192,17 @@ def test_the_whole_loop_on_real_text(trained):
     assert found["heldout/loss"] < 5.9  # log 384 = 5.95
     assert (workdir / "tokenizer").is_dir()
     assert (workdir / "curves.png").stat().st_size > 1000
+
+
+def test_no_more_of_the_held_out_works_is_laid_out_than_is_measured(tmp_path, monkeypatch):
+    """Five per cent of a large store are gigabytes in rows."""
+    made, heldout = [], lm.text.heldout
+    monkeypatch.setattr(
+        lm.text, "heldout", lambda *a, **k: made.append(heldout(*a, **k)) or made[0]
+    )
+    monkeypatch.setattr(lm.loop, "train", lambda *_: SimpleNamespace(stopped=True))
+    lm.run(config(), tmp_path)
+    assert (len(made[0]["batches"]), made[0]["tokens"]) == (2, 2 * 8 * 16)
 
 
 def test_three_passages_are_printed(trained, tmp_path, capsys):

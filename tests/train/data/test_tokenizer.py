@@ -189,6 +189,24 @@ def test_any_tokenizer_json_loads(tmp_path):
     named = [{"name": "tool", "template": "t"}, {"name": "default", "template": "d"}]
     write(tmp_path / "tokenizer_config.json", {"chat_template": named})
     assert Tokenizer.load(tmp_path).chat_template == "d"
+    (tmp_path / "chat_template.jinja").unlink()
+    for odd in ([1], [{"name": "default"}], 5):
+        write(tmp_path / "tokenizer_config.json", {"chat_template": odd})
+        assert Tokenizer.load(tmp_path).chat_template == ""
+
+
+@pytest.mark.parametrize("name", ["WordLevel", "WordPiece", "Unigram"])
+def test_a_word_that_a_foreign_vocabulary_lacks_is_a_sentence(tmp_path, name):
+    vocabulary = [["a", -1.0]] if name == "Unigram" else {"a": 0}
+    model = {"type": name, "vocab": vocabulary, "unk_token": "[UNK]"}
+    if name == "WordPiece":
+        model |= {"continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
+    made = Tokenizer.load(write(tmp_path / "tokenizer.json", {"version": "1.0", "model": model}))
+    assert made.encode("a").tolist() == [0]
+    with pytest.raises(
+        ValueError, match=r"this tokenizer \(file\) cannot encode a text: .*(?i:unk)"
+    ):
+        made.encode("z")
 
 
 @pytest.mark.parametrize(
@@ -204,6 +222,8 @@ def test_any_tokenizer_json_loads(tmp_path):
         ({"model": {"type": "BPE", "vocab": {"a": 0}}, "added_tokens": [{"id": 1 << 33}]}, "id 85"),
         ({"model": {"type": "Nonsense", "vocab": {"a": 0}, "merges": []}}, "cannot|can be built"),
         ({"model": {"type": "Unigram", "vocab": [["a", "b"]], "unk_id": 9}}, "can be built"),
+        ({"model": {"type": "Unigram", "vocab": [1, 2]}}, r"holds \[piece, score\] alone"),
+        ({"model": {"type": "Unigram", "vocab": [{"a": 1}]}}, r"holds \[piece, score\] alone"),
     ],
 )
 def test_hostile_files_are_refused_with_a_sentence(tmp_path, contents, match):
