@@ -213,6 +213,14 @@ def test_three_passages_are_printed(trained, tmp_path, capsys):
     assert out.count("--- passage") == 3
 
 
+def test_a_refused_resume_leaves_the_run_its_tokenizer(trained):
+    workdir, _ = trained
+    before = (workdir / "tokenizer" / "tokenizer.json").read_bytes()
+    with pytest.raises(ValueError, match="the data's tokenizer is"):
+        lm.run(config(**{"data.tokenizer": "byte"}), workdir)
+    assert (workdir / "tokenizer" / "tokenizer.json").read_bytes() == before
+
+
 def test_resumed_is_uninterrupted_by_hash(trained, tmp_path):
     workdir, fitted = trained
     folder = tmp_path / "run" / "checkpoints"
