@@ -26,7 +26,10 @@ LABELS = ("targets", "weights")
 def run(config, workdir) -> Fitted:
     """Trains, evaluates, saves, draws the curves and prints three generated passages."""
     o, tokenizer, stream = _open(config)
-    held = text.heldout(config, tokenizer, config.length, config.batch, *loop.slices(config))
+    limit = config.eval.get("batches", 0)
+    held = text.heldout(
+        config, tokenizer, config.length, config.batch, *loop.slices(config), limit=limit
+    )
     task = make_task(config, o, tokenizer, stream, held)
     fitted = loop.train(config, task, workdir)
     if o.head in ("lm", "double") and not fitted.stopped and jax.process_count() == 1:

@@ -15,12 +15,13 @@ are not held out. ``--source`` takes what ``train/data/sources.py`` describes.
 
 import os
 import sys
+from pathlib import Path
 
 from rich import progress as bars
 
 from scripts.prepare import fetch, shards, tables
 from train.core.errors import Parser, cleanly
-from train.data import sources, store
+from train.data import sources, store, tokenizer
 
 
 def build(arguments) -> None:
@@ -67,7 +68,8 @@ def build(arguments) -> None:
 def _size(source):
     """Returns the characters to expect, roughly the bytes of plain text files; None if unknown."""
     paths = sources.files(source)
-    plain = paths and all(path.suffix in (".jsonl", *sources.TEXT_SUFFIXES) for path in paths)
+    known = (*sources.ROW_SUFFIXES, *sources.TEXT_SUFFIXES)
+    plain = paths and all(path.suffix.lower() in known for path in paths)
     return sum(path.stat().st_size for path in paths) if plain else None
 
 
@@ -95,7 +97,9 @@ def main(argv=None) -> int:
         parser.add_argument("--overwrite", action="store_true", help="replace another store")
     arguments = parser.parse_args(argv[1:] if command else argv)
     if command == "check":
-        found = store.Store(arguments.store, verify=True)
+        store.read_record(arguments.store)
+        own = tokenizer.Tokenizer.load(Path(arguments.store) / "tokenizer")
+        found = store.Store(arguments.store, own, verify=True)
         print(f"{arguments.store}: {found.tokens:,} tokens, all {len(found.shards)} shards intact")
     else:
         build(arguments)

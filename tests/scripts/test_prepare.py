@@ -15,7 +15,7 @@ import zipfile
 import pytest
 
 from scripts.prepare import fetch, packages, shards
-from train.data import sources, store
+from train.data import sources, store, tokenizer
 
 PYTHON = [sys.executable, "-m", "scripts.prepare"]
 
@@ -138,6 +138,48 @@ def test_parquet_goes_in_like_jsonl(source, clean, tmp_path):
             assert (tmp_path / "out" / name).read_bytes() == wanted
 
 
+def test_a_mistake_costs_neither_the_store_nor_the_name(tmp_path):
+    path, out = tmp_path / "works.jsonl", tmp_path / "out"
+    path.write_text("\n".join(json.dumps({"text": f"work {n} " * 9}) for n in range(20)))
+    with pytest.raises(ValueError, match="did you mean 'byte'"):
+        shards.prepare(str(path), "bite", out)
+    shards.prepare(str(path), "byte", out)
+    wanted = contents(out)
+    for spec in ("bite", "bpe:9"):
+        with pytest.raises(ValueError, match="did you mean|too small"):
+            shards.prepare(str(path), spec, out, overwrite=True)
+    assert contents(out) == wanted
+    (out / "book.txt").write_text("precious")
+    with pytest.raises(ValueError, match="lies in --out"):
+        shards.prepare(str(out / "book.txt"), "byte", out, overwrite=True)
+    shards.prepare(str(path), "char", out, overwrite=True)
+    assert store.Store(out).record["tokenizer"] != json.loads(wanted["store.json"])["tokenizer"]
+    (out / "plan.json").write_text("[]")
+    with pytest.raises(ValueError, match="plan.json is damaged"):
+        shards.prepare(str(path), "char", out)
+
+
+def test_another_tokenizer_at_the_same_path_does_not_go_on(tmp_path):
+    path, out, own = tmp_path / "works.jsonl", tmp_path / "out", tmp_path / "own"
+    path.write_text("\n".join(json.dumps({"text": f"work {n} " * 9}) for n in range(20)))
+    tokenizer.train("bpe", ["work " * 9], 300).save(own)
+    for _ in range(2):
+        shards.prepare(str(path), str(own), out)
+    assert call("check", out).returncode == 0
+    tokenizer.train("bpe", ["other words " * 9], 300).save(own)
+    with pytest.raises(ValueError, match="begun with another tokenizer than .*own holds now"):
+        shards.prepare(str(path), str(own), out)
+    tokenizer.Tokenizer.load(own).save(out / "tokenizer")
+    assert "was written with tokenizer" in call("check", out).stderr
+
+
+def test_a_tokenizer_learns_from_no_more_than_the_limit(tmp_path, monkeypatch):
+    (tmp_path / "works.txt").write_text("abc\n" * 50 + "Z" * 50)
+    monkeypatch.setattr(shards, "TRAIN_CHARACTERS", 100)
+    shards.prepare(str(tmp_path / "works.txt"), "char", tmp_path / "out")
+    assert '"Z"' not in (tmp_path / "out" / "tokenizer" / "tokenizer.json").read_text()
+
+
 @pytest.mark.parametrize(
     "given,match",
     [
@@ -232,6 +274,20 @@ def test_wanted_members_are_unpacked_from_every_kind(known, tmp_path, kind):
     said = []
     fetch.fetch("toy", out, "gone", say=said.append)
     assert said == [f"toy: already in {out}"]
+
+
+def test_another_set_of_the_same_package_is_not_already_there(known, tmp_path, monkeypatch):
+    path = known("zip", {"toy/data/a": b"1", "toy/more/b": b"2"})
+    more = packages.PACKAGES["toy"]._replace(members=("toy/more/",))
+    monkeypatch.setitem(packages.PACKAGES, "more", more)
+    out = fetch.fetch("toy", tmp_path / "out", str(path), say=print)
+    with pytest.raises(ValueError, match=r"holds another data set \(toy of toy\)"):
+        fetch.fetch("more", out, str(path), say=print)
+    (out / "SOURCE.json").write_text('{"package": ')
+    with pytest.raises(ValueError, match="SOURCE.json is damaged"):
+        fetch.fetch("toy", out, say=print)
+    (out / "SOURCE.json").write_text('{"package": "toy"}')
+    assert fetch.fetch("toy", out, say=print) == out
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The next-token loop with the real decoder: forms, meshes, experts, resuming, loading, fine-tuning."""
 
 import re
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -193,12 +194,31 @@ def test_the_whole_loop_on_real_text(trained):
     assert (workdir / "curves.png").stat().st_size > 1000
 
 
+def test_no_more_of_the_held_out_works_is_laid_out_than_is_measured(tmp_path, monkeypatch):
+    """Five per cent of a large store are gigabytes in rows."""
+    made, heldout = [], lm.text.heldout
+    monkeypatch.setattr(
+        lm.text, "heldout", lambda *a, **k: made.append(heldout(*a, **k)) or made[0]
+    )
+    monkeypatch.setattr(lm.loop, "train", lambda *_: SimpleNamespace(stopped=True))
+    lm.run(config(), tmp_path)
+    assert (len(made[0]["batches"]), made[0]["tokens"]) == (2, 2 * 8 * 16)
+
+
 def test_three_passages_are_printed(trained, tmp_path, capsys):
     workdir, _ = trained
     c = config()
     lm.run(c, workdir)  # finished: only the end is said again
     out = capsys.readouterr().out
     assert out.count("--- passage") == 3
+
+
+def test_a_refused_resume_leaves_the_run_its_tokenizer(trained):
+    workdir, _ = trained
+    before = (workdir / "tokenizer" / "tokenizer.json").read_bytes()
+    with pytest.raises(ValueError, match="the data's tokenizer is"):
+        lm.run(config(**{"data.tokenizer": "byte"}), workdir)
+    assert (workdir / "tokenizer" / "tokenizer.json").read_bytes() == before
 
 
 def test_resumed_is_uninterrupted_by_hash(trained, tmp_path):

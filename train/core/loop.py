@@ -17,7 +17,7 @@ import jax
 from models.build import example
 from models.options import Options
 from train.core import meter, plot, shard
-from train.core.fit import Fitted, fit
+from train.core.fit import Fitted, Loop, fit
 from train.core.state import Task
 
 
@@ -76,14 +76,19 @@ def flops(o: Options, batch) -> float:
 
 
 def train(config, task: Task, workdir, kind=None) -> Fitted:
-    """Writes the tokenizer into the run's folder, trains, and draws the curves of a finished run.
+    """Trains, writes the tokenizer into the run's folder, and draws the curves of a finished run.
 
     kind: a `train.core.fit.Loop` of the caller's own.
     """
     first = jax.process_index() == 0
-    if first:
-        task.assets(Path(workdir))
-    fitted = fit(config, task, workdir, kind)
+
+    def begun(*parts):
+        """The loop, which is made when the folder's run is known to be this one."""
+        if first:
+            task.assets(Path(workdir))
+        return (kind or Loop)(*parts)
+
+    fitted = fit(config, task, workdir, begun)
     if first and not fitted.stopped:
         try:
             print(f"curves: {plot.curves(workdir)}")

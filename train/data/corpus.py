@@ -43,20 +43,26 @@ class Memory(Corpus):
     """A small source, tokenised when it is opened."""
 
     def __init__(self, source, tokenizer):
+        refuse_large(source)
         files = sources.fingerprint(source)
-        size = sum(file["size"] for file in files)
-        if size < 0 or size > MEMORY_LIMIT:
-            what = f"{size:,} bytes" if size >= 0 else "a hub data set"
-            raise ValueError(
-                f"{source} ({what}) is not tokenised on the fly: make a token store first,\n"
-                f"python -m scripts.prepare --source {source} --tokenizer gpt2 --out FOLDER, "
-                "and train on FOLDER"
-            )
         works = list(sources.works(source))
         names = [work.name for work in works]
         parts, index = tokenize(works, tokenizer)
         self.array = np.concatenate(parts) if parts else np.zeros(0, np.int32)
         super().__init__(source, tokenizer.eos >= 0, index, names, files)
+
+
+def refuse_large(source: str) -> None:
+    """ValueError for a source that is too large to be tokenised when it is opened."""
+    hub = source.startswith("hub:")
+    size = 0 if hub else sum(file.stat().st_size for file in sources.files(source))
+    if hub or size > MEMORY_LIMIT:
+        what = "a hub data set" if hub else f"{size:,} bytes"
+        raise ValueError(
+            f"{source} ({what}) is not tokenised on the fly: make a token store first,\n"
+            f"python -m scripts.prepare --source {source} --tokenizer gpt2 --out FOLDER, "
+            "and train on FOLDER"
+        )
 
 
 def tokenize(works, tokenizer) -> tuple[list, np.ndarray]:

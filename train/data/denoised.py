@@ -10,8 +10,8 @@ import numpy as np
 from train.core.errors import nearest
 from train.data import denoising, packing, pairs, text
 from train.data.denoising import Noise
-from train.data.opening import get
-from train.data.windows import Contiguous
+from train.data.opening import get, open_all
+from train.data.windows import Contiguous, fixed
 
 SENTINELS = 100
 DRAWS = 1000  # of a row's noise, of which about every second fits at worst
@@ -119,21 +119,33 @@ class Denoised:
 
 def open_stream(config, tokenizer, split="train", process=0, processes=1) -> text.Stream:
     """The stream of a pre-training config; ValueError in one to three lines for what is wrong."""
+    return text.Stream(
+        config, tokenizer, split, process, processes, {"noise": _maker(config, tokenizer)}
+    )
+
+
+def _maker(config, tokenizer):
+    """Denoised, as the config has it."""
     how = noise(config)
     if tokenizer.eos < 0:
         raise ValueError("the tokenizer has no end-of-text token, which ends sources and targets")
-    start = int(get(config, "model.start", 0))
-    make = functools.partial(Denoised, how=how, start=start)
-    return text.Stream(config, tokenizer, split, process, processes, {"noise": make})
+    return functools.partial(Denoised, how=how, start=int(get(config, "model.start", 0)))
 
 
 def heldout(config, tokenizer, process=0, processes=1) -> list:
-    """`config.eval.batches` batches (0: one epoch) of the held-out works, always the same."""
-    stream = open_stream(config, tokenizer, "heldout", process, processes)
-    stream.seed = HELD  # whatever the run's is
-    count = int(get(config, "eval.batches", 0))
-    if not count:
-        every = sum(window.count for window in stream.windows(int(get(config, "length", 0))))
-        count = -(-every // int(get(config, "batch", 1)))
-    made = [stream.batch(step) for step in range(count)]
-    return [{**batch, "rows": np.ones(len(batch["tokens"]), np.float32)} for batch in made]
+    """`config.eval.batches` batches (0: all) of the held-out works' rows, each row once and always
+    with the same noise; `rows` float32 [b] is 0 for one that only fills the last batch. The rows of
+    a mixture's sources stand in random order, whatever their weights."""
+    make, length = _maker(config, tokenizer), int(get(config, "length", 0))
+    size, limit = int(get(config, "batch", 1)), int(get(config, "eval.batches", 0))
+    opened = [(corpus, held) for _, _, corpus, _, held in open_all(config, tokenizer) if len(held)]
+    if not opened:
+        raise ValueError("no held-out work to evaluate on: name some in data.heldout")
+    windows = [make(corpus, held, length, tokenizer) for corpus, held in opened]
+    keys = [packing.mix(HELD, 2, 0, part, 0) for part in range(len(windows))]
+    places = [(part, n) for part, window in enumerate(windows) for n in range(window.count)]
+    order = packing.permute(np.arange(len(places)), len(places), keys[0])
+    order = order[: limit * size] if limit else order
+    own = slice(process * (size // processes), (process + 1) * (size // processes))
+    batches = fixed(windows, keys, [places[at] for at in order], size)
+    return [{name: x[own] for name, x in batch.items()} for batch in batches]

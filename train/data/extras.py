@@ -20,7 +20,7 @@ def parquet(path, names=()) -> Iterator[dict]:
         wanted = [c for c in file.schema_arrow.names if c in names] if names else None
         for batch in file.iter_batches(256, columns=wanted):
             yield from batch.to_pylist()
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
 
 

@@ -7,12 +7,11 @@ every epoch, n repeats n drawings, as BERT's dupe_factor of 10 did).
 
 import functools
 
-import numpy as np
-
 from train.core import sections
 from train.core.errors import nearest
 from train.data import corruption, packing, sentences, text
 from train.data.opening import get, open_all
+from train.data.windows import fixed
 
 HELD = 0x4EED  # the key of the held-out masks
 
@@ -73,22 +72,8 @@ def heldout(config, tokenizer, length, batch, process=0, processes=1, limit=0) -
         raise ValueError("no held-out work to evaluate on: name some in data.heldout")
     places = [(part, n) for part, window in enumerate(windows) for n in range(window.count)]
     places = places[: limit * batch] if limit else places
-    for start in range(0, len(places), batch):
-        group = places[start : start + batch]
-        rows = [windows[part].rows([n], packing.mix(HELD, part)) for part, n in group]
-        targets += int(sum(row["weights"].sum() for row in rows))
-        real = np.ones(len(rows), np.float32)
-        whole = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-        whole["rows"] = real
-        whole = {name: _filled(x, batch) for name, x in whole.items()}
-        whole["weights"] *= whole["rows"][:, None]
+    keys = [packing.mix(HELD, part) for part in range(len(windows))]
+    for whole in fixed(windows, keys, places, batch):
+        targets += int(whole["weights"].sum())
         made.append({n: x[process * share : (process + 1) * share] for n, x in whole.items()})
     return {"batches": made, "rows": len(places), "targets": targets}
-
-
-def _filled(x, count: int) -> np.ndarray:
-    """[n,...] as [count,...]: the first row again, or zeros for a vector of floats."""
-    if len(x) == count:
-        return x
-    filler = np.zeros_like(x[:1]) if x.dtype == np.float32 else x[:1]
-    return np.concatenate([x, np.repeat(filler, count - len(x), 0)])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from train.data import sources
 from train.data import tokenizer as tokenizers
-from train.data.corpus import Corpus, Memory
+from train.data.corpus import Corpus, Memory, refuse_large
 from train.data.store import Store, is_store
 
 _CACHE = {}
@@ -42,6 +42,8 @@ def mixture(config) -> tuple[tuple[str, float], ...]:
     for pair in pairs:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], str):
             raise ValueError(f"data.mixture holds {pair!r}, expected (source, weight)")
+        if isinstance(pair[1], bool) or not isinstance(pair[1], (int, float)):
+            raise ValueError(f"data.mixture gives {pair[0]} weight {pair[1]!r}, expected a number")
     if len({source for source, _ in pairs}) < len(pairs):
         raise ValueError("data.mixture names a source twice: give it one weight")
     return tuple((source, float(weight)) for source, weight in pairs)
@@ -87,6 +89,7 @@ def training_texts(config):
                 f"a tokenizer cannot be trained on the token store {source}: "
                 f"use --config.data.tokenizer={Path(source) / 'tokenizer'}"
             )
+        refuse_large(source)
     every = [list(sources.works(source)) for source, _ in pairs]
     shares = patterns_for(config, [[work.name for work in works] for works in every])
     for (source, _), works, patterns in zip(pairs, every, shares):

@@ -10,7 +10,8 @@ A source is named by one string:
     PATH.jsonl[.gz|.xz|.bz2]  one document a line (``text``, and ``name``, ``work``, ``id`` or
                               ``title`` as its name)
     PATH.parquet              one document a row, the same columns (needs pyarrow)
-    FOLDER                    every such file under it, in sorted order
+    FOLDER                    every such file under it, in sorted order (.txt, .md, .rst, .py,
+                              .jsonl, .ndjson, .parquet)
     hub:OWNER/NAME[:CONFIG[:SPLIT[:COLUMN]]]   a hub data set (needs the extra ``hub``)
 
 Token stores (written by ``python -m scripts.prepare``) are opened by ``store.py``.
@@ -22,6 +23,7 @@ import fnmatch
 import gzip
 import json
 import lzma
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -35,7 +37,9 @@ NAMES = ("shakespeare", "kjv", "web", "kjv_web", *embedded_sets.VADER)
 TEXT_KEYS = ("text", "content")
 NAME_KEYS = ("name", "work", "id", "title")
 COMPRESSED = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+DAMAGED = (EOFError, lzma.LZMAError, zlib.error, OSError)  # what a damaged archive raises
 TEXT_SUFFIXES, LINE_LIMIT = (".txt", ".md", ".rst", ".py"), 256 << 20
+ROW_SUFFIXES = (".jsonl", ".ndjson")
 FIRST_PART, LAST_PART = " (first 95%)", " (last 5%)"
 
 # Held out unless the config names others. Shakespeare: a comedy, a tragedy and a poem that share
@@ -129,7 +133,7 @@ def matching(names, pattern: str) -> list[int]:
 
 
 def _one_in_twenty(names):
-    hashes = [xxhash.xxh3_64_intdigest(name.encode("utf-8")) for name in names]
+    hashes = [xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogatepass")) for name in names]
     chosen = [i for i, value in enumerate(hashes) if value % 20 == 0]
     if len(names) > 1 and not 0 < len(chosen) < len(names):
         chosen = [hashes.index(min(hashes))]
@@ -181,17 +185,26 @@ def hash_file(path) -> str:
 
 
 def _readable(path):
-    suffixes = [suffix for suffix in path.suffixes if suffix not in COMPRESSED]
-    return bool(suffixes) and suffixes[-1] in (*TEXT_SUFFIXES, ".jsonl", ".parquet")
+    return kind_of(path) in (*TEXT_SUFFIXES, *ROW_SUFFIXES, ".parquet")
+
+
+def kind_of(path) -> str:
+    """The suffix that says what a file is, in small letters: ".jsonl" of X.JSONL.gz; "" for none."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    return next((suffix for suffix in reversed(suffixes) if suffix not in COMPRESSED), "")
+
+
+def unpacked(path):
+    """Opens a file to read its bytes, unpacked if its suffix says so; reading may raise `DAMAGED`."""
+    return COMPRESSED.get(path.suffix.lower(), open)(path, "rb")
 
 
 def _files(paths):
     several = len(paths) > 1
     for path in paths:
-        kinds = [suffix for suffix in path.suffixes if suffix not in COMPRESSED]
-        kind = kinds[-1] if kinds else ""
+        kind = kind_of(path)
         prefix = f"{path.name}:" if several else ""
-        if kind in (".jsonl", ".ndjson"):
+        if kind in ROW_SUFFIXES:
             yield from _jsonl(path, prefix)
         elif kind == ".parquet":
             yield from _parquet(path, prefix)
@@ -199,31 +212,27 @@ def _files(paths):
             yield Document(path.name if several else path.stem, _text(path))
 
 
-def _open(path):
-    return COMPRESSED.get(path.suffix, open)(path, "rb")
-
-
 def _text(path):
     try:
-        with _open(path) as file:
+        with unpacked(path) as file:
             contents = file.read()
         return contents.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: bad byte at offset {error.start}") from error
-    except (EOFError, lzma.LZMAError, OSError) as error:
+    except DAMAGED as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 def _lines(path):
     try:
-        with _open(path) as file:
+        with unpacked(path) as file:
             number = 0
             while line := file.readline(LINE_LIMIT):
                 number += 1
                 if len(line) == LINE_LIMIT:
                     raise ValueError(f"{path}:{number}: a line of more than {LINE_LIMIT:,} bytes")
                 yield number, line
-    except (EOFError, lzma.LZMAError, OSError) as error:
+    except DAMAGED as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 

@@ -27,6 +27,7 @@ from train.data.corpus import Corpus, tokenize
 FORMAT = 1
 DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 VERIFY_LIMIT = 1 << 30
+BLOCK = 1 << 22  # tokens read at once while they are verified
 PARTS = ("bin", "index", "names")
 
 
@@ -39,8 +40,9 @@ class Shard:
     only the time is another, its checksum decides.
     """
 
-    def __init__(self, path, count, dtype, xxh3=""):
-        self.path, self.count, self.dtype, self.xxh3 = Path(path), count, DTYPES[dtype], xxh3
+    def __init__(self, path, count, dtype, xxh3="", vocab=1 << 31):
+        self.path, self.count, self.dtype = Path(path), count, DTYPES[dtype]
+        self.xxh3, self.vocab = xxh3, vocab
         self.file = open(path, "rb")
         self.state = self._state()
         if self.state[0] != count * self.dtype.itemsize:
@@ -51,7 +53,8 @@ class Shard:
         return found.st_size, found.st_mtime_ns
 
     def read(self, start, stop):
-        """Returns tokens start..stop as int32; ValueError names a file that changed or fails."""
+        """Returns tokens start..stop as int32; ValueError names a file that changed, fails, or
+        holds a token that the vocabulary lacks."""
         size, at = (stop - start) * self.dtype.itemsize, start * self.dtype.itemsize
         try:
             now = self._state()
@@ -68,7 +71,12 @@ class Shard:
             raise ValueError(f"{self.path} cannot be read: {reason}") from error
         if len(found) != size:
             raise ValueError(_size_message(self.path, at + len(found), self.state[0]))
-        return np.frombuffer(found, self.dtype).astype(np.int32)
+        tokens = np.frombuffer(found, self.dtype)
+        if len(tokens) and tokens.max() >= self.vocab:
+            raise ValueError(
+                f"{self.path} holds token {tokens.max()}; its tokenizer has {self.vocab:,} tokens"
+            )
+        return tokens.astype(np.int32)
 
     def _changed(self, now):
         """Takes a file that was only touched; ValueError for one with another size or content."""
@@ -94,6 +102,11 @@ class Store(Corpus):
                 f"run's ({tokenizer.kind}, {tokenizer.hash[:12]}):\n"
                 f"use --config.data.tokenizer={self.folder / 'tokenizer'}"
             )
+        if tokenizer is not None and tokenizer.vocab != record["vocab"]:
+            raise ValueError(
+                f"{self.folder / 'store.json'} is damaged: vocab = {record['vocab']}, its tokenizer "
+                f"has {tokenizer.vocab} tokens"
+            )
         if tokenizer is not None and tokenizer.eos != record["eos"]:
             raise ValueError(
                 f"{folder} ends its documents with token {record['eos']}, this run's tokenizer "
@@ -111,7 +124,8 @@ class Store(Corpus):
             rows.append(index + np.array([total, 0, 0]))
             names += found
             path = self.folder / sidecar["file"]
-            self.shards.append(Shard(path, sidecar["tokens"], sidecar["dtype"], sidecar["xxh3"]))
+            stated = sidecar["tokens"], sidecar["dtype"], sidecar["xxh3"]
+            self.shards.append(Shard(path, *stated, record["vocab"]))
             files.append({k: sidecar[k] for k in ("size", "xxh3")} | {"path": sidecar["file"]})
             total += sidecar["tokens"]
         self.first = np.cumsum([0] + [shard.count for shard in self.shards])
@@ -124,13 +138,16 @@ class Store(Corpus):
             self.verify()
 
     def verify(self) -> None:
-        """Reads every shard and compares its xxh3 with the sidecar's; ValueError names a bad one."""
+        """Compares every shard's xxh3 with the sidecar's, and its tokens with the vocabulary;
+        ValueError names a bad one."""
         for shard, file in zip(self.shards, self.files):
             if sources.hash_file(shard.path) != file["xxh3"]:
                 raise ValueError(
                     f"{shard.path} was altered: its checksum is not the sidecar's; "
                     "remove it and run scripts.prepare again"
                 )
+            for start in range(0, shard.count, BLOCK):
+                shard.read(start, min(start + BLOCK, shard.count))
 
     def read(self, start, stop):
         """Returns the tokens of start..stop as int32, across shards; stop may be past the end."""
@@ -198,8 +215,7 @@ def write_file(path, contents: bytes) -> None:
 
 def is_store(source: str) -> bool:
     """Says whether a source is a store's folder, finished or not."""
-    path = Path(source)
-    return (path / "store.json").is_file() or (path / "shard-00000.bin").is_file()
+    return ((path := Path(source)) / "store.json").is_file() or (path / "shard-00000.bin").is_file()
 
 
 def read_record(folder) -> dict:
@@ -209,13 +225,15 @@ def read_record(folder) -> dict:
         raise ValueError(
             f"{folder} is not a finished token store (no store.json): run scripts.prepare again"
         )
-    record = _json(file)
+    record = read_json(file)
     fields = {"shards": list, "tokenizer": str, "vocab": int, "eos": int, "heldout": list}
     for field, kind in fields.items():
         if not isinstance(record.get(field), kind):
             raise ValueError(f"{file} is damaged: {field!r} is missing or not a {kind.__name__}")
     if record.get("format") != FORMAT:
         raise ValueError(f"{file} has format {record.get('format')!r}, this is format {FORMAT}")
+    if not all(isinstance(name, str) for name in record["heldout"]):
+        raise ValueError(f"{file} is damaged: 'heldout' holds {record['heldout']!r:.60}, not names")
     for entry in record["shards"]:
         name = entry.get("file") if isinstance(entry, dict) else None
         if not isinstance(name, str) or Path(name).name != name or "xxh3" not in entry:
@@ -228,7 +246,7 @@ def read_sidecar(path, record) -> dict:
     file = Path(path).with_suffix(".json")
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: every shard needs its sidecar")
-    sidecar = _json(file)
+    sidecar = read_json(file)
     for field in ("tokens", "documents", "size"):
         if type(sidecar.get(field)) is not int or sidecar[field] < 0:
             raise ValueError(f"{file} is damaged: {field} = {sidecar.get(field)!r}")
@@ -271,7 +289,8 @@ def _check_index(path, index, names, sidecar):
         raise ValueError(f"{path}: its index does not describe its {sidecar['tokens']:,} tokens")
 
 
-def _json(file):
+def read_json(file) -> dict:
+    """The JSON object in a file; ValueError says that it is damaged."""
     try:
         contents = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:

@@ -19,7 +19,6 @@ import csv
 import dataclasses
 import io
 import json
-import lzma
 from pathlib import Path
 
 from train.core.errors import nearest
@@ -82,8 +81,7 @@ def read(source: str) -> Table:
     if not path.is_file():
         known = ", ".join((*embedded_sets.VADER, "kjv_web"))
         raise FileNotFoundError(f"no table {source!r}: neither a file nor one of {known}")
-    kinds = [suffix for suffix in path.suffixes if suffix not in sources.COMPRESSED]
-    kind = kinds[-1] if kinds else ""
+    kind = sources.kind_of(path)
     if kind not in SUFFIXES:
         raise ValueError(f"{source}: {kind!r} is no kind of table; expected {', '.join(SUFFIXES)}")
     if kind == ".parquet":
@@ -92,7 +90,7 @@ def read(source: str) -> Table:
     elif kind == ".json":
         table = _json(path)
     else:
-        table = _objects(path) if kind in (".jsonl", ".ndjson") else _separated(path, kind)
+        table = _objects(path) if kind in sources.ROW_SUFFIXES else _separated(path, kind)
     if not len(table):
         raise ValueError(f"{source} has no row")
     return table
@@ -100,11 +98,11 @@ def read(source: str) -> Table:
 
 def _text(path) -> str:
     try:
-        with sources.COMPRESSED.get(path.suffix, open)(path, "rb") as file:
+        with sources.unpacked(path) as file:
             return file.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: bad byte at offset {error.start}") from error
-    except (EOFError, lzma.LZMAError, OSError) as error:
+    except sources.DAMAGED as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 

@@ -17,6 +17,14 @@ def role(raw, token) -> int:
     return -1 if found is None else found
 
 
+def template(stated) -> str:
+    """Reads a chat template as config files spell it: a string, or a list of named ones; else ""."""
+    if isinstance(stated, list):
+        named = [entry for entry in stated if isinstance(entry, dict)]
+        stated = next((t.get("template") for t in named if t.get("name") == "default"), "")
+    return stated if isinstance(stated, str) else ""
+
+
 def read_json(file, limit: int):
     """Parses a JSON file of at most ``limit`` bytes; ValueError names the file otherwise."""
     size = file.stat().st_size
@@ -46,7 +54,9 @@ def parse(file) -> tokenizers.Tokenizer:
     for index in ids:
         if type(index) is not int or not 0 <= index < VOCAB_LIMIT:
             raise ValueError(f"{file}: token id {index!r}, not an integer below {VOCAB_LIMIT:,}")
-    pieces = words if isinstance(words, dict) else [entry[0] for entry in words if entry]
+    if isinstance(words, list) and not all(isinstance(entry, list) and entry for entry in words):
+        raise ValueError(f"{file}: a vocabulary that is a list holds [piece, score] alone")
+    pieces = words if isinstance(words, dict) else [entry[0] for entry in words]
     longest = max((len(piece) for piece in pieces if isinstance(piece, str)), default=0)
     if longest > PIECE_LIMIT:
         raise ValueError(f"{file}: a token of {longest:,} characters (at most {PIECE_LIMIT:,})")

@@ -32,6 +32,8 @@ DEFAULT_SIZES = {"word": 8192, "bpe": 4096, "wordpiece": 4096, "unigram": 4096}
 BYTE_PIECES = [f"<0x{byte:02X}>" for byte in range(256)]
 CONTINUES = "##"
 SPACE = "\u2581"
+LONGEST = 100  # bytes of a word that WordPiece looks pieces up in
+GROUP = 1 << 20  # characters encoded at once while pieces are counted
 LOWEST = -1e4
 
 
@@ -122,10 +124,13 @@ def train_wordpiece(texts, size, specials):
     """Learns WordPiece: the commonest first and continuing forms of a byte-level BPE's pieces.
 
     A literal ``#`` is always a piece of its own, so that ``##`` in front of a piece can only mean
-    that it continues a word: this is what makes the decoder exact.
+    that it continues a word: this is what makes the decoder exact. Longest match first takes time
+    with the cube of a word's length, so a longer one than ``LONGEST`` bytes (BERT's own limit, past
+    which it has no tokens for a word) is looked up in parts.
     """
     room = _room("wordpiece", size, 512, specials)
-    split = pre_tokenizers.Sequence([pre_tokenizers.Split("#", "isolated"), _byte_level()])
+    parts = pre_tokenizers.Split(Regex(f".{{1,{LONGEST}}}"), "isolated")
+    split = pre_tokenizers.Sequence([pre_tokenizers.Split("#", "isolated"), _byte_level(), parts])
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = split
     alphabet = byte_alphabet()
@@ -160,14 +165,27 @@ def _count_forms(bpe, texts):
     """Counts how often each BPE piece begins a word and how often it continues one."""
     size = bpe.get_vocab_size()
     first, after = np.zeros(size, np.int64), np.zeros(size, np.int64)
-    for start in range(0, len(texts), 64):
-        for encoding in bpe.encode_batch(texts[start : start + 64], add_special_tokens=False):
+    for group in _groups(texts):
+        for encoding in bpe.encode_batch(group, add_special_tokens=False):
             ids = np.asarray(encoding.ids, np.int64)
             words = np.asarray([-1 if w is None else w for w in encoding.word_ids], np.int64)
             begins = np.diff(words, prepend=-2) != 0
             first += np.bincount(ids[begins], minlength=size)
             after += np.bincount(ids[~begins], minlength=size)
     return first, after
+
+
+def _groups(texts):
+    """Lists of texts, each of hardly more than ``GROUP`` characters: an encoding is large."""
+    group, count = [], 0
+    for text in texts:
+        if group and count + len(text) > GROUP:
+            yield group
+            group, count = [], 0
+        group.append(text)
+        count += len(text)
+    if group:
+        yield group
 
 
 def train_unigram(texts, size, specials):

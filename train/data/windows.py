@@ -1,4 +1,4 @@
-"""Rows of a fixed length out of a corpus, by number: the two ways of packing."""
+"""Rows of a fixed length out of a corpus, by number: the two ways of packing; and fixed batches."""
 
 import numpy as np
 
@@ -109,3 +109,27 @@ class Documents:
                 made["weights"][row, inside] = 1
                 at = inside.stop
         return made
+
+
+def fixed(windows, keys, places, size: int):
+    """Yields the batches of an evaluation: the rows at ``places``, pairs of (source, number).
+
+    windows, keys: of every source. Each batch has what the windows give, [size,...], and `rows`
+    float32 [size]: 0 for one that only fills the last batch, whose weights are 0, too.
+    """
+    for start in range(0, len(places), size):
+        group = places[start : start + size]
+        rows = [windows[part].rows(np.asarray([n]), keys[part]) for part, n in group]
+        whole = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        whole["rows"] = np.ones(len(rows), np.float32)
+        whole = {name: _filled(x, size) for name, x in whole.items()}
+        whole["weights"] *= whole["rows"][:, None]
+        yield whole
+
+
+def _filled(x, count: int) -> np.ndarray:
+    """[n,...] as [count,...]: the first row again, or zeros for a vector of floats."""
+    if len(x) == count:
+        return x
+    filler = np.zeros_like(x[:1]) if x.dtype == np.float32 else x[:1]
+    return np.concatenate([x, np.repeat(filler, count - len(x), 0)])

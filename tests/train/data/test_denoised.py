@@ -1,5 +1,7 @@
 """Corrupted rows of running text: what the source lost is in the target, held-out rows never change."""
 
+import json
+
 import numpy as np
 import pytest
 import tokenizers
@@ -55,6 +57,33 @@ def test_epochs_draw_anew_and_held_out_rows_do_not(characters):
     assert len(one) == 2 and all(
         np.array_equal(a[name], b[name]) for a, b in zip(one, two, strict=True) for name in a
     )
+
+
+@pytest.mark.parametrize("heldout, sources", [((), 2), (("w1", "w2"), 1)])
+def test_every_held_out_row_of_a_mixture_is_scored_once(tmp_path, heldout, sources):
+    """Whatever the weights, the phases, and though a source may have nothing held out."""
+    for name, front in (("one", "w"), ("two", "x")):
+        rows = [{"name": f"{front}{n}", "text": f"{front}{n} of {name}. " * 30} for n in range(40)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    mixture = tuple(
+        (str(tmp_path / f"{name}.jsonl"), w) for name, w in (("one", 9.0), ("two", 1.0))
+    )
+    how = config() | {"eval": {"batches": 0}, "phases": ((5, 16, 2),), "batch": 8}
+    how["data"] |= {"mixture": mixture, "heldout": heldout, "tokenizer": "byte"}
+    bytes_of = tokenizer.named("byte")
+    made = denoised.heldout(how, bytes_of)
+    windows = denoised.open_stream(how, bytes_of, "train").packings["noise"]
+    opened = [part for part in text.open_all(how, bytes_of) if len(part[4])]
+    counts = [windows(corpus, held, 32, bytes_of).count for _, _, corpus, _, held in opened]
+    assert len(counts) == sources and made[-1]["tokens"].shape == (8, 32)
+    real = np.concatenate([batch["rows"] for batch in made])
+    assert real.sum() == sum(counts) and len(made) == -(-sum(counts) // 8)
+    assert ((np.concatenate([batch["weights"] for batch in made]) > 0).any(1) == (real > 0)).all()
+    half = [denoised.heldout(how, bytes_of, process, 2)[-1]["rows"] for process in (0, 1)]
+    np.testing.assert_array_equal(np.concatenate(half), made[-1]["rows"])
+    how["eval"] = {"batches": 1}
+    (short,) = denoised.heldout(how, bytes_of)
+    assert all(np.array_equal(short[name], made[0][name]) for name in short)
 
 
 def test_what_does_not_fit_is_named(characters):

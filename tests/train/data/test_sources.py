@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from train.data import embedded_sets, sources
+from train.data import embedded_sets, sources, tables
 from train.data.sources import Document
 
 WORKS = [
@@ -123,6 +123,52 @@ def test_bad_input_names_its_place(tmp_path, name, contents, match):
     (tmp_path / name).write_bytes(contents)
     with pytest.raises(ValueError, match=match):
         list(sources.works(str(tmp_path / name)))
+
+
+def test_a_suffix_is_read_whatever_its_letters(tmp_path):
+    for name, made in (
+        ("A.JSONL", LINES),
+        ("b.ndjson", LINES),
+        ("C.Jsonl.GZ", gzip.compress(LINES)),
+    ):
+        (tmp_path / name).write_bytes(made)
+        assert list(sources.documents(str(tmp_path / name))) == WORKS
+        assert [row["text"] for row in tables.read(str(tmp_path / name)).rows] == [
+            work.text for work in WORKS
+        ]
+    (tmp_path / "D.TXT").write_text("four")
+    (tmp_path / "noted.v2").write_text("no kind of text")
+    found = [work.name for work in sources.documents(str(tmp_path))]
+    assert found == [f"{f}:{w.name}" for f in ("A.JSONL", "C.Jsonl.GZ") for w in WORKS] + [
+        "D.TXT",
+        *(f"b.ndjson:{w.name}" for w in WORKS),
+    ]
+
+
+@pytest.mark.parametrize("read", [sources.documents, lambda path: tables.read(path).rows])
+def test_a_damaged_archive_is_named(tmp_path, read):
+    packed = bytearray(gzip.compress(LINES))
+    for at in range(12, 40):
+        packed[at] ^= 0xFF
+    (tmp_path / "a.jsonl.gz").write_bytes(packed)
+    with pytest.raises(ValueError, match="a.jsonl.gz cannot be read: Error -3"):
+        list(read(str(tmp_path / "a.jsonl.gz")))
+
+
+def test_a_column_that_is_no_utf8_is_named(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    column = pyarrow.array([b"a", b"b\xff"], pyarrow.binary()).view(pyarrow.string())
+    parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="a.parquet is not a readable Parquet file: 'utf-8' codec"):
+        list(sources.documents(str(tmp_path / "a.parquet")))
+
+
+def test_names_that_are_no_unicode_can_be_split():
+    names = [f"w{n}" for n in range(60)]
+    odd = [*names, "caf\udce9.txt", "\ud800"]
+    assert set(sources.held_out(names)) <= set(sources.held_out(odd))
 
 
 def test_unknown_sources_are_explained(tmp_path):

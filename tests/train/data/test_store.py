@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import xxhash
 
 from scripts.prepare import shards
 from train.core import errors
@@ -122,6 +123,8 @@ def edit(field, value):
         ("store.json", cut, "store.json is damaged"),
         ("store.json", edit("format", 9), "has format 9, this is format 1"),
         ("store.json", edit("eos", "x"), "'eos' is missing or not a int"),
+        ("store.json", edit("vocab", 9), "damaged: vocab = 9, its tokenizer has"),
+        ("store.json", edit("heldout", [1]), "'heldout' holds .1., not names"),
         (
             "store.json",
             edit("shards", [{"file": "../x.bin", "xxh3": ""}]),
@@ -134,6 +137,26 @@ def test_damage_is_named_in_a_sentence(copy, file, damage, match):
     with pytest.raises((ValueError, FileNotFoundError), match=match) as caught:
         text.open_stream(settings(copy), tokenizer.Tokenizer.load(copy / "tokenizer"))
     assert str(caught.value).count("\n") < 3
+
+
+def test_tokens_outside_the_vocabulary_are_refused(copy):
+    """An embedding would take them for its last row without a word."""
+    own = tokenizer.Tokenizer.load(copy / "tokenizer")
+    file = copy / "shard-00001.bin"
+    tokens = np.frombuffer(file.read_bytes(), "<u2").copy()
+    tokens[2] = own.vocab
+    file.write_bytes(tokens.tobytes())
+    digest = xxhash.xxh3_128_hexdigest(file.read_bytes())
+    edit("xxh3", digest)(copy / "shard-00001.json")
+    record = json.loads((copy / "store.json").read_text())
+    record["shards"][1]["xxh3"] = digest
+    (copy / "store.json").write_text(json.dumps(record))
+    match = f"shard-00001.bin holds token {own.vocab}; its tokenizer has {own.vocab} tokens"
+    with pytest.raises(ValueError, match=match):
+        Store(copy, own)
+    opened = Store(copy, own, verify=False)
+    with pytest.raises(ValueError, match=match):
+        opened.read(0, opened.tokens)
 
 
 def test_verification_may_be_left_out(copy):

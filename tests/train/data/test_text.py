@@ -1,6 +1,7 @@
 """The stream is a pure function of (seed, step); held-out tokens are scored once each."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -287,6 +288,19 @@ def test_a_large_source_is_sent_to_prepare(corpus, monkeypatch):
     monkeypatch.setattr("train.data.corpus.MEMORY_LIMIT", 10)
     with pytest.raises(ValueError, match="scripts.prepare --source"):
         Memory(corpus, tokenizer.gpt2())
+    monkeypatch.setattr(
+        "train.data.sources.works", None
+    )  # nothing is read, nor a tokenizer trained
+    with pytest.raises(ValueError, match="scripts.prepare --source"):
+        text.load_tokenizer({"data": {"source": corpus, "tokenizer": "bpe:300"}})
+    with pytest.raises(ValueError, match="a hub data set.*\n.*scripts.prepare --source hub:a/b"):
+        text.load_tokenizer({"data": {"source": "hub:a/b", "tokenizer": "bpe:300"}})
+
+
+@pytest.mark.parametrize("weight", ["1", None, True, (1.0,)])
+def test_a_weight_is_a_number(corpus, weight):
+    with pytest.raises(ValueError, match=f"gives kjv weight {re.escape(repr(weight))}, expected"):
+        text.open_all({"data": {"mixture": ((corpus, 1.0), ("kjv", weight))}}, tokenizer.gpt2())
 
 
 def test_data_needs_no_jax():

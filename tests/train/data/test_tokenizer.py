@@ -97,6 +97,32 @@ def test_long_texts_are_cut_without_changing_ids(spec, monkeypatch):
     np.testing.assert_array_equal(made.encode(text), whole)
 
 
+@pytest.mark.parametrize("spec", KINDS[1:])
+def test_long_texts_are_cut_without_changing_what_is_learnt(spec, monkeypatch):
+    texts = ["".join(CORPUS) + "x \n y\n\n\nz\n  indented\nlast line", CORPUS[0]]
+    whole = tokenizer.named(spec, texts)
+    monkeypatch.setattr(tokenizer, "CHUNK", 400)
+    monkeypatch.setattr(vocab, "GROUP", 1000)
+    longest, train = [], vocab.TRAINERS[spec.split(":")[0]]
+
+    def seen(given, *rest):
+        longest.append(max(map(len, given)))
+        return train(given, *rest)
+
+    monkeypatch.setitem(vocab.TRAINERS, spec.split(":")[0], seen)
+    assert tokenizer.named(spec, texts).hash == whole.hash
+    assert longest[0] < 2000 < len(texts[0])
+
+
+def test_pieces_of_a_word_without_end_are_looked_up_in_parts():
+    """Longest match first is cubic: a word of 20,000 letters took minutes."""
+    pieces = tokenizer.train("wordpiece", CORPUS, 700)
+    for text in ("a" * 20_000, "日本" * 4000, "é" * 99 + "b" * 101 + " end"):
+        words = [word for word, _ in pieces.raw.pre_tokenizer.pre_tokenize_str(text)]
+        assert max(map(len, words)) <= vocab.LONGEST
+        assert pieces.decode(pieces.encode(text, special=False)) == text
+
+
 def test_gpt2_ids_are_the_published_ones():
     made = tokenizer.gpt2()
     assert made.vocab == 50257 and made.eos == 50256
@@ -163,6 +189,24 @@ def test_any_tokenizer_json_loads(tmp_path):
     named = [{"name": "tool", "template": "t"}, {"name": "default", "template": "d"}]
     write(tmp_path / "tokenizer_config.json", {"chat_template": named})
     assert Tokenizer.load(tmp_path).chat_template == "d"
+    (tmp_path / "chat_template.jinja").unlink()
+    for odd in ([1], [{"name": "default"}], 5):
+        write(tmp_path / "tokenizer_config.json", {"chat_template": odd})
+        assert Tokenizer.load(tmp_path).chat_template == ""
+
+
+@pytest.mark.parametrize("name", ["WordLevel", "WordPiece", "Unigram"])
+def test_a_word_that_a_foreign_vocabulary_lacks_is_a_sentence(tmp_path, name):
+    vocabulary = [["a", -1.0]] if name == "Unigram" else {"a": 0}
+    model = {"type": name, "vocab": vocabulary, "unk_token": "[UNK]"}
+    if name == "WordPiece":
+        model |= {"continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
+    made = Tokenizer.load(write(tmp_path / "tokenizer.json", {"version": "1.0", "model": model}))
+    assert made.encode("a").tolist() == [0]
+    with pytest.raises(
+        ValueError, match=r"this tokenizer \(file\) cannot encode a text: .*(?i:unk)"
+    ):
+        made.encode("z")
 
 
 @pytest.mark.parametrize(
@@ -178,6 +222,8 @@ def test_any_tokenizer_json_loads(tmp_path):
         ({"model": {"type": "BPE", "vocab": {"a": 0}}, "added_tokens": [{"id": 1 << 33}]}, "id 85"),
         ({"model": {"type": "Nonsense", "vocab": {"a": 0}, "merges": []}}, "cannot|can be built"),
         ({"model": {"type": "Unigram", "vocab": [["a", "b"]], "unk_id": 9}}, "can be built"),
+        ({"model": {"type": "Unigram", "vocab": [1, 2]}}, r"holds \[piece, score\] alone"),
+        ({"model": {"type": "Unigram", "vocab": [{"a": 1}]}}, r"holds \[piece, score\] alone"),
     ],
 )
 def test_hostile_files_are_refused_with_a_sentence(tmp_path, contents, match):
