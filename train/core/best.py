@@ -5,16 +5,20 @@
 After each evaluation the metric is compared with the best so far; a better one is saved under
 `workdir/best/`, which is a run's folder like any other (`checkpoint.find(workdir / "best")`). After
 `patience` evaluations without a better one (0: never) the run ends. What was seen is kept in
-`best.json` and read again on resume, as far as the run had come. A metric that no evaluator gives is
-refused before the first step, as far as names are known then (`expect`).
+`best.json` and read again on resume, as far as the run had come; what stands in `best/` stays the one
+to beat, also where the run went back behind it. A metric that no evaluator gives is refused before the
+first step, as far as names are known then (`expect`).
 """
 
 import json
 import math
+import os
 from pathlib import Path
 
 import jax
 
+from models.interop.untrusted import read_json
+from train.core.checkpoint import folders
 from train.core.errors import nearest
 from train.core.saver import Checkpoints
 
@@ -53,14 +57,34 @@ class Best:
         if self.mode not in ("max", "min"):
             raise ValueError(f"config.best.mode is {self.mode!r}; expected max or min")
         self.file, self.history, self.saver = Path(workdir) / NAME, [], None
+        self.kept = None  # (step, value) of what stands in `best/`
         if self.metric:
-            self.saver = Checkpoints(Path(workdir) / FOLDER, 1, describe, say)
+            self.saver = Checkpoints(Path(workdir) / FOLDER, 0, describe, say)
 
     def begin(self, done: int):
-        """Takes up what was seen up to step `done`."""
-        if self.metric and self.file.is_file():
-            rows = json.loads(self.file.read_text())["history"]
-            self.history = [(step, value) for step, value in rows if step <= done]
+        """Takes up what was seen up to step `done`, and what is kept."""
+        if not self.metric or not self.file.is_file():
+            return
+        seen, kept = self._read()
+        self.history = [row for row in seen if row[0] <= done]
+        there = [int(folder.name) for folder in folders(self.file.parent / FOLDER)]
+        known = [row for row in [*seen, *kept] if row[0] in there]
+        self.kept = known[-1] if known else None
+
+    def _read(self) -> tuple:
+        """(what was seen, what is kept in a list) by best.json; nothing, and why, where it is no use."""
+        try:
+            held = read_json(self.file)
+            metric = held.get("metric", self.metric)
+            if metric != self.metric:
+                raise ValueError(f"it is of {metric}, and now {self.metric} is watched")
+            rows = [*held["history"], *([held["kept"]] if held.get("kept") else [])]
+            rows = [(int(step), float(value)) for step, value in rows]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            self.say(f"what {self.file} says is forgotten: {error!s:.200}")
+            return [], []
+        count = len(held["history"])
+        return rows[:count], rows[count:]
 
     def better(self, value: float, than: float) -> bool:
         return value > than if self.mode == "max" else value < than
@@ -97,18 +121,35 @@ class Best:
         value = values[self.metric]
         self.history = [row for row in self.history if row[0] < step]
         if math.isfinite(value):
-            before = self.best
             self.history.append((step, value))
-            if before is None or self.better(value, before[1]):
+            if self.kept is None or self.better(value, self.kept[1]):
                 self.saver.saved = -1
                 self.saver.save(state, step, wait=True)
+                self.kept = self.kept if self.saver.failed else (step, value)
         if jax.process_index() == 0:
-            self.file.write_text(json.dumps({"metric": self.metric, "history": self.history}))
+            self._write()
         if self.over:
             self.say(
                 f"step {step}: {self.metric} is no better than {self.best[1]:.4f} of step "
                 f"{self.best[0]} after {self.patience} evaluations; the run ends"
             )
+
+    def _write(self):
+        """Writes best.json whole or not at all; a full disk costs no more than what was seen."""
+        part = self.file.with_name(NAME + ".part")
+        try:
+            held = {"metric": self.metric, "history": self.history, "kept": self.kept}
+            part.write_text(json.dumps(held))
+            os.replace(part, self.file)
+        except OSError as error:
+            self.say(f"{self.file} cannot be written: {error.strerror}; training goes on")
+
+    @property
+    def failed(self) -> str:
+        """What became of the last better one, if it could not be saved."""
+        return (
+            f"the best checkpoint: {self.saver.failed}" if self.saver and self.saver.failed else ""
+        )
 
     def close(self):
         if self.saver:

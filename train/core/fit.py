@@ -75,8 +75,8 @@ def fit(config, task: Task, workdir, kind=None) -> Fitted:
         make = kind or Loop
         loop = make(config, task, planned, logger, saver, stopping, dog, Path(workdir), best)
         fitted = loop.run(state, done)
-    if saver.failed:
-        raise SaveFailed(saver.failed)
+    if saver.failed or best.failed:
+        raise SaveFailed(saver.failed or best.failed)
     return fitted
 
 
