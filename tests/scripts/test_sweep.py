@@ -138,8 +138,8 @@ def test_the_command_is_a_run_of_train(tmp_path, spec):
     seen = {}
 
     class Child:
-        def __init__(self, command, stdout, stderr, env):
-            seen.update(command=command, env=env)
+        def __init__(self, command, stdout, stderr, env, start_new_session):
+            seen.update(command=command, env=env, apart=start_new_session)
             stdout.write("error: something\n")
 
         def wait(self):
@@ -150,7 +150,7 @@ def test_the_command_is_a_run_of_train(tmp_path, spec):
         sys.executable, "-m", "train", f"--config={spec}", "--config.steps=3", "--config.seed=0",
         f"--workdir={one.folder}",
     ]  # fmt: skip
-    assert one.outcome == "exit status 2: error: something"
+    assert seen["apart"] and one.outcome == "exit status 2: error: something"
     assert (one.folder / "log.txt").read_text().startswith(sys.executable)
 
 

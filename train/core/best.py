@@ -20,20 +20,18 @@ import jax
 from models.interop.untrusted import read_json
 from train.core.checkpoint import folders
 from train.core.errors import nearest
+from train.core.log import ROUND
 from train.core.saver import Checkpoints
 
 NAME, FOLDER = "best.json", "best"
 DEFAULTS = {"metric": "", "mode": "max", "patience": 0}
 
 
-ROUND = "round"  # what a loop that writes between updates says of a round
-
-
 def expect(config, task):
     """ValueError for a config.best.metric that no evaluator of the task gives, where that is known."""
     metric = dict(config.get("best", {})).get("metric", "")
     part, slash, name = metric.partition("/")
-    if not slash or part == ROUND:
+    if not slash or part + slash == ROUND:
         return
     if part not in task.evaluators:
         parts = ", ".join(task.evaluators) or "none: no part is held out"
@@ -104,6 +102,10 @@ class Best:
         if not self.patience or self.best is None:
             return False
         return sum(step > self.best[0] for step, _ in self.history) >= self.patience
+
+    def lacks(self, step: int) -> bool:
+        """Whether a metric is watched, and none of a step was seen."""
+        return bool(self.metric) and all(seen != step for seen, _ in self.history)
 
     def gives(self, values: dict) -> bool:
         """Whether an evaluation has the metric, if one is asked for; `see` raises where it has not."""
