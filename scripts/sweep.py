@@ -26,7 +26,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from train.core import arguments, config, errors, log, preempt, provenance, validate
+from train.core import arguments, best, config, errors, log, preempt, provenance, validate
 
 ROOT = Path(__file__).resolve().parents[1]
 ENDINGS = ("/loss", "/bits_per_character", "/accuracy")
@@ -176,20 +176,22 @@ def refuse_other(folder, settings):
 def finished(run: Run) -> bool:
     """Whether the folder has this run, complete; fills in `final` and `outcome` if so.
 
-    Complete is: run.json with this config, and metrics of the last step. The last evaluation counts
-    with its step, so a run that was stopped before its final evaluation is not complete.
+    Complete is: run.json with this config, and metrics of the last step, or of the one that early
+    stopping ended the run with. The last evaluation counts with its step, so a run that was stopped
+    before its final evaluation is not complete.
     """
     try:
         changes = provenance.changes(run.folder, run.settings)
         rows = log.read(run.folder)
     except (OSError, ValueError):
         return False
-    last = {}
+    last, end = {}, best.ended(run.folder, run.settings) or run.settings.steps
     for row in rows:
-        if row["step"] == run.settings.steps:
+        if row["step"] == end:
             last |= row
     evaluated = any("/" in name for row in rows for name in row)
-    complete = "loss" in last and (not evaluated or any("/" in name for name in last))
+    early = end < run.settings.steps  # its training loss is written every log.every steps
+    complete = (early or "loss" in last) and (not evaluated or any("/" in name for name in last))
     if changes or not complete:
         return False
     run.final = {name: x for name, x in last.items() if name not in ("step", "time")}

@@ -13,6 +13,7 @@ first step, as far as names are known then (`expect`).
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -43,6 +44,30 @@ def expect(config, task):
     if known and name not in known:
         hint = nearest(metric, [f"{part}/{one}" for one in known])
         raise ValueError(f'config.best.metric is "{metric}"; {hint}')
+
+
+def first_best(history, mode: str) -> tuple | None:
+    """(step, value) of the first best of evaluations (step, value); None without any."""
+    sign = 1 if mode == "max" else -1
+    return max(history, key=lambda row: (sign * row[1], -row[0]), default=None)
+
+
+def exhausted(history, settings: Mapping) -> bool:
+    """Whether the last `patience` evaluations brought nothing better."""
+    chosen, patience = first_best(history, settings["mode"]), settings["patience"]
+    return bool(patience and chosen) and sum(row[0] > chosen[0] for row in history) >= patience
+
+
+def ended(workdir, config) -> int:
+    """The step after which early stopping ended a run, by its best.json; 0 where it did not."""
+    settings = {**DEFAULTS, **dict(config.get("best", {}))}
+    try:
+        held = read_json(Path(workdir) / NAME)
+        history = [(int(step), float(value)) for step, value in held["history"]]
+    except (OSError, ValueError, LookupError, TypeError):
+        return 0
+    over = held.get("metric") == settings["metric"] and exhausted(history, settings)
+    return history[-1][0] if over else 0
 
 
 class Best:
@@ -90,18 +115,12 @@ class Best:
     @property
     def best(self) -> tuple:
         """(step, value) of the first best evaluation; None without any."""
-        chosen = None
-        for step, value in self.history:
-            if chosen is None or self.better(value, chosen[1]):
-                chosen = step, value
-        return chosen
+        return first_best(self.history, self.mode)
 
     @property
     def over(self) -> bool:
         """Whether the last `patience` evaluations brought nothing better."""
-        if not self.patience or self.best is None:
-            return False
-        return sum(step > self.best[0] for step, _ in self.history) >= self.patience
+        return exhausted(self.history, {"mode": self.mode, "patience": self.patience})
 
     def lacks(self, step: int) -> bool:
         """Whether a metric is watched, and none of a step was seen."""
