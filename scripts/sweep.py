@@ -5,7 +5,8 @@
 
 Each run has a folder under --out (by default runs/sweep- and the config's name) and is
 `python -m train` with that folder as its workdir. Started again, a sweep skips the runs whose
-run.json has this very config and whose metrics reach the last step; it resumes the others. A run
+run.json has this very config and whose metrics reach the last step; it resumes the others. SIGTERM and
+Ctrl-C stop the run that trains, which saves, and then the sweep; a second one kills it. A run
 that fails is reported with the end of its log and the rest goes on; the exit status is then 1. The
 table (mean and sample standard deviation over seeds) is printed and written to table.md and
 table.tsv.
@@ -25,7 +26,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from train.core import arguments, config, errors, log, provenance, validate
+from train.core import arguments, best, config, errors, log, preempt, provenance, validate
 
 ROOT = Path(__file__).resolve().parents[1]
 ENDINGS = ("/loss", "/bits_per_character", "/accuracy")
@@ -175,20 +176,22 @@ def refuse_other(folder, settings):
 def finished(run: Run) -> bool:
     """Whether the folder has this run, complete; fills in `final` and `outcome` if so.
 
-    Complete is: run.json with this config, and metrics of the last step. The last evaluation counts
-    with its step, so a run that was stopped before its final evaluation is not complete.
+    Complete is: run.json with this config, and metrics of the last step, or of the one that early
+    stopping ended the run with. The last evaluation counts with its step, so a run that was stopped
+    before its final evaluation is not complete.
     """
     try:
         changes = provenance.changes(run.folder, run.settings)
         rows = log.read(run.folder)
     except (OSError, ValueError):
         return False
-    last = {}
+    last, end = {}, best.ended(run.folder, run.settings) or run.settings.steps
     for row in rows:
-        if row["step"] == run.settings.steps:
+        if row["step"] == end:
             last |= row
     evaluated = any("/" in name for row in rows for name in row)
-    complete = "loss" in last and (not evaluated or any("/" in name for name in last))
+    early = end < run.settings.steps  # its training loss is written every log.every steps
+    complete = (early or "loss" in last) and (not evaluated or any("/" in name for name in last))
     if changes or not complete:
         return False
     run.final = {name: x for name, x in last.items() if name not in ("step", "time")}
@@ -197,7 +200,7 @@ def finished(run: Run) -> bool:
 
 
 def train(run: Run, spec: str, popen: Callable = subprocess.Popen) -> None:
-    """Runs `python -m train` to its end and sets the outcome; a signal here stops it too."""
+    """Runs `python -m train` to its end and sets the outcome; a signal here stops it, and it saves."""
     run.folder.mkdir(parents=True, exist_ok=True)
     named = (f"--config={spec}", *run.overrides, f"--workdir={run.folder}")
     command = [sys.executable, "-m", "train", *named]
@@ -206,13 +209,15 @@ def train(run: Run, spec: str, popen: Callable = subprocess.Popen) -> None:
     with open(run.folder / "log.txt", "a", encoding="utf-8") as output:
         output.write(" ".join(command) + "\n")
         output.flush()
-        child = popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
-        try:
+        child = popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+        with preempt.forwarding(child):
             status = child.wait()
-        except BaseException:
-            child.terminate()
-            child.wait()
-            raise
     if status == 0 and finished(run):
         return
     run.outcome = "stopped early" if status == 0 else f"exit status {status}: {_last(run.folder)}"

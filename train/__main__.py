@@ -56,10 +56,11 @@ def _main(argv) -> int:
             from train.core import check
 
             return 0 if check.report(settings, *loop.check(settings), workdir) else 1
-        if launch.first():
-            _changes(workdir, settings)
-            print(f"{settings.loop} on {launch.describe()}; run in {workdir}", flush=True)
-        stopped = _run(loop, settings, workdir)
+        with launch.alone(workdir):
+            if launch.first():
+                _changes(workdir, settings)
+                print(f"{settings.loop} on {launch.describe()}; run in {workdir}", flush=True)
+            stopped = _run(loop, settings, workdir)
         if launch.first():
             _results(workdir, stopped)
     return 0

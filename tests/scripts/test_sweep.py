@@ -138,8 +138,8 @@ def test_the_command_is_a_run_of_train(tmp_path, spec):
     seen = {}
 
     class Child:
-        def __init__(self, command, stdout, stderr, env):
-            seen.update(command=command, env=env)
+        def __init__(self, command, stdout, stderr, env, start_new_session):
+            seen.update(command=command, env=env, apart=start_new_session)
             stdout.write("error: something\n")
 
         def wait(self):
@@ -150,7 +150,7 @@ def test_the_command_is_a_run_of_train(tmp_path, spec):
         sys.executable, "-m", "train", f"--config={spec}", "--config.steps=3", "--config.seed=0",
         f"--workdir={one.folder}",
     ]  # fmt: skip
-    assert one.outcome == "exit status 2: error: something"
+    assert seen["apart"] and one.outcome == "exit status 2: error: something"
     assert (one.folder / "log.txt").read_text().startswith(sys.executable)
 
 
@@ -159,3 +159,21 @@ def test_without_a_place_the_config_names_it(tmp_path, monkeypatch, spec):
     monkeypatch.setattr(sweep, "train", Trainer())
     assert sweep.main([f"--config={spec}:tiny", "--grid", "optim.lr=1.0"]) == 0
     assert (tmp_path / "runs" / "sweep-toy-tiny" / "table.md").is_file()
+
+
+def test_a_run_that_early_stopping_ended_is_finished(tmp_path, monkeypatch, spec):
+    held = {"metric": "heldout/loss", "history": [[1, 2.0], [2, 3.0]]}
+    more = ["--config.best.metric=heldout/loss", "--config.best.mode=min"]
+    stops = ("optim.lr=3.0 seed=2",)
+    assert run(monkeypatch, spec, tmp_path / "out", Trainer(stops=stops), *more) == 1
+    (folder,) = (tmp_path / "out").glob("*lr=3.0,seed=2")
+    (folder / "best.json").write_text(json.dumps(held))
+    again = Trainer(stops=stops)
+    assert run(monkeypatch, spec, tmp_path / "out", again, *more) == 1  # no patience, so no end
+    more += ["--config.best.patience=1"]
+    assert run(monkeypatch, spec, tmp_path / "early", Trainer(stops=stops), *more) == 1
+    (folder,) = (tmp_path / "early").glob("*lr=3.0,seed=2")
+    (folder / "best.json").write_text(json.dumps(held))
+    idle = Trainer()
+    assert run(monkeypatch, spec, tmp_path / "early", idle, *more) == 0 and idle.seen == []
+    assert rows(tmp_path / "early")[2][1] == "3/3"

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from train.core import checkpoint, forms, integrity
-from train.core.saver import SAVING, Checkpoints
+from train.core.saver import SAVING, Checkpoints, SaveFailed
 from train.core.state import State
 
 FOLDER = "averaged"
@@ -24,9 +24,9 @@ def last(workdir, count: int, like: dict, say=print) -> dict:
     """The variables whose parameters are the mean of the last `count` checkpoints' parameters.
 
     like: the last variables, whose form, layout and other collections are kept. ValueError without a
-    checkpoint.
+    good checkpoint, SaveFailed where the mean finds no room.
     """
-    found = checkpoint.folders(workdir)[-count:]
+    found = _sound(workdir, count, say)
     if not found:
         raise ValueError(f"{workdir} holds no checkpoint to average")
     if len(found) < count:
@@ -41,6 +41,26 @@ def last(workdir, count: int, like: dict, say=print) -> dict:
     made = {**like, "params": jax.device_put(placed, where)}
     _save(workdir, found[-1], made, say)
     return made
+
+
+def _sound(workdir, count: int, say) -> list[Path]:
+    """The last `count` checkpoints without damage, oldest first; what is damaged is named.
+
+    Process 0 looks, and the others take its word.
+    """
+    found, steps = checkpoint.folders(workdir), []
+    for folder in reversed(found) if jax.process_index() == 0 else ():
+        problems = integrity.problems(folder) if len(steps) < count else ()
+        if problems:
+            say(f"checkpoint {folder.name} is damaged and not averaged: {problems[0]}")
+        elif len(steps) < count:
+            steps.append(int(folder.name))
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        told = np.int32([*steps, *[-1] * (count - len(steps))])
+        steps = multihost_utils.broadcast_one_to_all(told).tolist()
+    return [folder for folder in found if int(folder.name) in steps]
 
 
 def written(workdir, config) -> Path:
@@ -61,6 +81,8 @@ def _save(workdir, newest: Path, variables: dict, say):
     place = NamedSharding(place.mesh, P()) if isinstance(place, NamedSharding) else place
     extra = {name: tree for name, tree in variables.items() if name != "params"}
     step = jax.device_put(np.int32(newest.name), place)
-    saver = Checkpoints(Path(workdir) / FOLDER, 1, describe, say)
+    saver = Checkpoints(Path(workdir) / FOLDER, 0, describe, say)
     saver.save(State(step, variables["params"], extra, {}, {}, {}), int(newest.name), wait=True)
     saver.close()
+    if saver.failed:
+        raise SaveFailed(f"the mean of the last checkpoints: {saver.failed}")

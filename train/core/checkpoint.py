@@ -41,11 +41,13 @@ def restore(folder, abstract: State, shardings: State, mesh, rules, cast=False, 
     Raises ValueError, naming the array, where names, shapes or (unless `cast`) dtypes differ.
     """
     wanted, held = forms.stored_shapes(abstract, mesh, rules), inside(folder)
-    missing = _without_guard(held, wanted)
+    guard = _guard(held, wanted)
     late = "ema_extra" in wanted and "ema" in held and "ema_extra" not in held
     begun = wanted.pop("ema_extra") if late else {}
     compare(folder, wanted, cast)
-    loaded = {**load_arrays(folder, wanted), **missing}
+    loaded = load_arrays(folder, wanted)
+    before = {n: x for n, x in loaded.pop("guard", {}).items() if n in guard}
+    loaded |= {"guard": {**guard, **before}} if guard else {}
     if late:
         names = ", ".join(begun)
         say(f"checkpoint {Path(folder).name} has no average of {names}; it begins with today's")
@@ -53,12 +55,19 @@ def restore(folder, abstract: State, shardings: State, mesh, rules, cast=False, 
     return forms.unstored(loaded, abstract, shardings)
 
 
-def _without_guard(held: dict, wanted: dict) -> dict:
-    """A fresh guard, taken out of what is wanted, where a checkpoint has none or another's."""
-    shape = lambda tree: {name: x.shape for name, x in forms.flat(tree).items()}
-    if "guard" not in wanted or shape(held.get("guard", {})) == shape(wanted["guard"]):
-        return {}
-    return {"guard": jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), wanted.pop("guard"))}
+def _guard(held: dict, wanted: dict) -> dict:
+    """A fresh guard; what is wanted becomes the checkpoint's own, which may have other fields.
+
+    Without a spike's window it has fewer than with one; what both have (the place in the stream, the
+    batches skipped) stays.
+    """
+    fresh = {n: jnp.zeros(x.shape, x.dtype) for n, x in wanted.get("guard", {}).items()}
+    place = next((x.sharding for x in wanted.pop("guard", {}).values()), None)
+    if fresh and held.get("guard"):
+        own = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+               for n, x in held["guard"].items()}  # fmt: skip
+        wanted["guard"] = own
+    return fresh
 
 
 def load_arrays(folder, wanted: dict) -> dict:

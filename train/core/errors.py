@@ -10,6 +10,7 @@ An exception with a `status` of its own (see below) ends the process with that.
 
 import argparse
 import difflib
+import errno
 import functools
 import os
 import sys
@@ -29,6 +30,10 @@ _FILES = (
     NotADirectoryError,
     PermissionError,
 )
+# What else a path or a disk may be at fault for: full, read-only, failing, no name of a file.
+_DISK = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
@@ -88,6 +93,8 @@ def message(error: BaseException) -> str:
         text = str(error.args[0])
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         text = f"{os.fspath(error.filename)!r}: {(error.strerror or 'cannot be used').lower()}"
+    elif isinstance(error, OSError) and error.strerror:
+        text = error.strerror.lower()
     lines = [line.rstrip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
     return "\n".join(
         line if len(line) <= WIDTH else line[: WIDTH - 1] + "…" for line in lines[:LINES]
@@ -96,7 +103,7 @@ def message(error: BaseException) -> str:
 
 def is_users(error: BaseException) -> bool:
     """Whether an exception is a mistake in what the user gave: no traceback is owed."""
-    if isinstance(error, _FILES):
+    if isinstance(error, _FILES) or (isinstance(error, OSError) and error.errno in _DISK):
         return True
     if isinstance(
         error, KeyError

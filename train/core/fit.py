@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from train.core import anomaly, check, pages, provenance, shard, start
+from train.core import anomaly, check, frozen, pages, provenance, shard, start, undone
 from train.core.best import Best, expect
 from train.core.log import Logger
 from train.core.meter import Meter, peak
@@ -58,6 +58,7 @@ def fit(config, task: Task, workdir, kind=None) -> Fitted:
         planned = plan(config, task)
         stack.enter_context(jax.set_mesh(planned.mesh))
         logger = stack.enter_context(Logger(workdir, config.log, config.steps))
+        task = frozen.marked(task)
         record = provenance.record(config, planned.mesh, dict(task.fingerprint))
         describe = _describer(config, task, record)
         verify = config.checkpoint.get("verify", "auto")
@@ -75,8 +76,8 @@ def fit(config, task: Task, workdir, kind=None) -> Fitted:
         make = kind or Loop
         loop = make(config, task, planned, logger, saver, stopping, dog, Path(workdir), best)
         fitted = loop.run(state, done)
-    if saver.failed:
-        raise SaveFailed(saver.failed)
+    if saver.failed or best.failed:
+        raise SaveFailed(saver.failed or best.failed)
     return fitted
 
 
@@ -143,16 +144,17 @@ class Loop:
         self.state = state
         self.best.begin(done)
         self.incidents.begin(jax.device_get(state.guard))
-        frozen = jax.device_put(
-            self.task.frozen, shard.params(self.task.frozen, self.plan.mesh, self.task.rules)
-        )
+        fixed = self.task.frozen
+        fixed = jax.device_put(fixed, shard.params(fixed, self.plan.mesh, self.task.rules))
         stopped = False
         pages.trim()
         try:
-            if config.eval.get("first", False) and done == 0:
-                self.evaluate(state, 0)
+            if (config.eval.get("first", False) and done == 0) or undone.evaluation(
+                config, self.workdir, self.task.evaluators, self.best, done
+            ):
+                self.evaluate(state, done)
             while not self.ended(done) and not self.stopping.due(next(self.turns)):
-                state, done = self.advance(state, frozen, done), done + 1
+                state, done = self.advance(state, fixed, done), done + 1
                 self.after(state, done)
             stopped = not self.ended(done)
             self.report()
@@ -199,15 +201,21 @@ class Loop:
         return state
 
     def rows(self, state, done: int) -> dict:
-        """The batch of a step; where the data fails, what was learned is saved first."""
-        try:
+        """The batch of a step."""
+        with self.keeping(state, done, "the data", (ValueError, OSError)):
             return self.task.batches(self.incidents.place(done))
-        except (ValueError, OSError):
+
+    @contextlib.contextmanager
+    def keeping(self, state, done: int, what: str, errors=Exception):
+        """Where the work in here fails, what was learned is saved first."""
+        try:
+            yield
+        except errors:
             if done and jax.process_count() == 1:
                 self.report()
                 with self.dog.off():
                     self.save(state, done, wait=True)
-                self.logger.say(f"the data failed; step {done} is saved")
+                self.logger.say(f"{what} failed; step {done} is saved")
             raise
 
     def report(self):
@@ -252,7 +260,10 @@ class Loop:
     def evaluate(self, state, done: int):
         """Runs every evaluator on the averaged parameters, where they are kept."""
         variables = state.variables()
-        with self.meter.paused(), self.dog.off(), self.stopping.interruptible():
+        with (
+            self.meter.paused(), self.dog.off(), self.stopping.interruptible(),
+            self.keeping(state, done, "the evaluation"),
+        ):  # fmt: skip
             for name, run in self.task.evaluators.items():
                 values = {f"{name}/{key}": float(x) for key, x in run(variables).items()}
                 self.latest.update(values)

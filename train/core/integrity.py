@@ -8,6 +8,7 @@ byte; `auto` does, too, up to MUCH bytes, and compares only sizes beyond; `never
 that there is a manifest.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -64,11 +65,14 @@ def _read(folder: Path) -> dict:
     try:
         held = json.loads((folder / NAME).read_text())
         rows = held["files"]
-        found = {name: (row["size"], row["xxh3_128"]) for name, row in rows.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        found = {name: (int(row["size"]), str(row["xxh3_128"])) for name, row in rows.items()}
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError,
+            RecursionError) as error:  # fmt: skip
         raise ValueError(f"{NAME} cannot be read ({type(error).__name__})") from None
     if set(held) != {"files"} and (set(held) != {"files", "own"} or held["own"] != _own(rows)):
         raise ValueError(f"{NAME} does not fit its own checksum")
+    if not found:
+        raise ValueError(f"{NAME} names no file")
     return found
 
 
@@ -84,20 +88,34 @@ def problems(folder, verify: str = "auto") -> list[str]:
     hashed = verify == "always" or sum(size for size, _ in rows.values()) <= MUCH
     found = []
     for name, (size, known) in rows.items():
-        path = folder / name
-        if not path.is_file():
-            found.append(f"{name} is missing")
-        elif path.stat().st_size != size:
-            found.append(f"{name} has {path.stat().st_size} bytes instead of {size}")
-        elif hashed and digest(path) != known:
-            found.append(f"{name} has the right size and other content")
+        try:
+            problem = _problem(folder / name, size, known if hashed else "")
+        except (OSError, ValueError) as error:  # a disk that fails; no name of a file
+            problem = f"cannot be read: {getattr(error, 'strerror', '') or error}"
+        found += [f"{name:.200} {problem}"] * bool(problem)
     return found
+
+
+def _problem(path: Path, size: int, known: str) -> str:
+    """How a file differs from its size and hash (not read where that is ""); "" if it does not."""
+    if not path.is_file():
+        return "is missing"
+    if path.stat().st_size != size:
+        return f"has {path.stat().st_size} bytes instead of {size}"
+    return "has the right size and other content" if known and digest(path) != known else ""
 
 
 def remove(folder):
     """Deletes a checkpoint: cut short, it leaves a folder whose name says so."""
     folder = Path(folder)
     gone = folder.with_name(folder.name + REMOVED)
-    shutil.rmtree(gone, ignore_errors=True)
+    _gone(gone)
     os.replace(folder, gone)
-    shutil.rmtree(gone, ignore_errors=True)
+    _gone(gone)
+
+
+def _gone(path: Path):
+    """Deletes a folder, or what stands in its place: of a link the link alone."""
+    shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        path.unlink()

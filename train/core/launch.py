@@ -15,6 +15,11 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 from train.core import errors, validate
 from train.core.errors import nearest
 
@@ -135,6 +140,32 @@ def together():
         if jax.process_index() == 0 and status != LOST:
             time.sleep(_LINGER)
         os._exit(status)
+
+
+@contextlib.contextmanager
+def alone(workdir):
+    """Holds a run's folder; ValueError where another process does. A process that dies lets go of it.
+
+    Two runs in one folder would clear away each other's saves. Where the file system has no locks (or
+    the system has none) there is nothing to hold.
+    """
+    if fcntl is None or not first():
+        yield
+        return
+    held = os.open(workdir, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise ValueError(
+            f"another process trains in {workdir}\nwait for it, end it, or use another --workdir"
+        ) from None
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        os.close(held)
 
 
 def leaving(error: BaseException) -> tuple[str, int]:

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from train.core.board import Board
 
 METRICS, REPLACED = "metrics.jsonl", "metrics.replaced.jsonl"
+ROUND = "round/"  # how the names begin of what a loop that writes between updates says of that
 SPEEDS = ("tokens_per_second", "images_per_second")
 
 
@@ -41,30 +42,44 @@ def read(workdir) -> list:
     return rows
 
 
-def rewind(workdir, step: int, training: bool = True) -> int:
-    """Makes room for a line of `step`: moves what it replaces to metrics.replaced.jsonl.
+def rewind(workdir, step: int, names=("loss",), file: str = METRICS) -> int:
+    """Makes room for a line of `step` with these names: moves what it replaces to *.replaced.jsonl.
 
-    Those are the lines past `step` and its own, but an evaluation (`training` False) leaves the
-    line of the step's training loss in place. Returns how many lines were moved.
+    Those are the lines past `step` and its own; but an evaluation leaves the line of the step's
+    training loss in place, and a round of answers, which begins after the evaluation of the step,
+    all that is no round. Returns how many lines were moved.
     """
-    path = Path(workdir) / METRICS
+    path, training = Path(workdir) / file, "loss" in names
+    own = ROUND if names and all(name.startswith(ROUND) for name in names) else ""
     if not path.exists():
         return 0
     kept, moved = [], []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
-            past = row["step"] > step or (row["step"] == step and (training or "loss" not in row))
+            same = training or ("loss" not in row and any(name.startswith(own) for name in row))
+            past = row["step"] > step or (row["step"] == step and same)
         except (ValueError, KeyError, TypeError):
             past = True
         (moved if past else kept).append(line + "\n")
     if moved:
-        with open(path.with_name(REPLACED), "a", encoding="utf-8") as file:
-            file.writelines(moved)
-        temporary = path.with_name(METRICS + ".tmp")
+        with open(path.with_suffix(".replaced.jsonl"), "a", encoding="utf-8") as replaced:
+            replaced.writelines(moved)
+        temporary = path.with_name(file + ".tmp")
         temporary.write_text("".join(kept), encoding="utf-8")
         os.replace(temporary, path)
     return len(moved)
+
+
+def append(workdir, file: str, step: int, rows, say) -> None:
+    """Writes the rows of a step behind those of earlier steps; a full disk is said."""
+    lines = [json.dumps({"step": step, **row}, ensure_ascii=False) + "\n" for row in rows]
+    try:
+        rewind(workdir, step, file=file)
+        with open(Path(workdir) / file, "a", encoding="utf-8") as out:
+            out.writelines(lines)
+    except OSError as error:
+        say(f"{file} cannot be written: {error.strerror}; training goes on")
 
 
 class Logger:
@@ -103,7 +118,7 @@ class Logger:
         if not self.first:
             return
         if self._file is None:
-            self._open(step, "loss" in values)
+            self._open(step, values)
         row = {name: float(value) for name, value in values.items()}
         line = {"step": int(step), "time": round(time.time(), 3)}
         line |= {name: x if math.isfinite(x) else str(x) for name, x in row.items()}
@@ -169,9 +184,9 @@ class Logger:
             self.say(f"{name} cannot be written: {error.strerror}; training goes on")
         self._full, self._board = True, None
 
-    def _open(self, step, training):
+    def _open(self, step, names):
         """Opens the files, with the lines that an earlier run wrote from here on moved away."""
-        rewind(self.workdir, step, training)
+        rewind(self.workdir, step, tuple(names))
         self._file = open(self.workdir / METRICS, "ab", buffering=0)  # noqa: SIM115
         if self.options.wandb:
             self._wandb = _wandb(self.workdir, self.say)

@@ -71,6 +71,29 @@ def interruptible():
     return _owners[-1].interruptible() if _owners else contextlib.nullcontext()
 
 
+@contextlib.contextmanager
+def forwarding(child):
+    """SIGTERM and Ctrl-C reach the child once, as SIGTERM, which saves; the second one kills it.
+
+    When it has ended KeyboardInterrupt, or for SIGTERM SystemExit, is raised. The child has a session
+    of its own: a terminal would send it Ctrl-C, too, and its second signal would cost the save.
+    """
+    asked = []
+
+    def forward(number, frame):
+        asked.append(number)
+        child.send_signal(signal.SIGTERM if len(asked) == 1 else signal.SIGKILL)
+
+    before = {number: signal.signal(number, forward) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if asked:
+        raise KeyboardInterrupt if asked[0] == signal.SIGINT else SystemExit(128 + asked[0])
+
+
 class Preemption:
     """A context manager that holds the handlers; use `owner` to share the active one."""
 

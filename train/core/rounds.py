@@ -6,12 +6,12 @@ round wrote stands in the state's carry with the coefficient of the KL penalty a
 rewards, so that a run may be saved and resumed at any step, bit for bit.
 """
 
-import json
+import dataclasses
 
 import jax
 import numpy as np
 
-from train.core import demonstrations, kl, policy, rewards, rollout, shard
+from train.core import demonstrations, kl, log, policy, rewards, rollout, shard
 from train.core.fit import Loop
 from train.data import prompts
 
@@ -104,12 +104,19 @@ class Rounds(Loop):
     def advance(self, state, frozen, done: int):
         if done % self.setting.steps == 0:
             self.report()
-            with self.dog.off(), self.meter.paused():
+            self.incidents.read(jax.device_get(state.guard))  # what is void begins no round
+            with (
+                self.dog.off(), self.meter.paused(), self.stopping.interruptible(),
+                self.keeping(state, done, "the round"),
+            ):  # fmt: skip
                 state = self.round(state, frozen, done)
         return super().advance(state, frozen, done)
 
     def round(self, state, frozen, done: int):
-        """Writes, scores and judges; the state with the round's rows in its carry."""
+        """Writes, scores and judges; the state with the round's rows in its carry.
+
+        It may be cut short: the given state stays as it is.
+        """
         own, number = self.setting, done // self.setting.steps
         carry = {name: float(state.carry[name]) for name in ("beta", "gain", "bias")}
         made, raw = self.write(state.params, frozen, number)
@@ -144,8 +151,8 @@ class Rounds(Loop):
         rows |= {name: np.asarray(made[name], np.int32) for name in ("tokens", "mask")}
         own.local = rows
         fresh = {"rows": rows, **{name: np.float32(x) for name, x in carry.items()}}
-        state.carry = jax.tree.map(lambda x, old: shard.put(x, old.sharding), fresh, state.carry)
-        return state
+        carry = jax.tree.map(lambda x, old: shard.put(x, old.sharding), fresh, state.carry)
+        return dataclasses.replace(state, carry=carry)
 
     def write(self, params, frozen, number: int) -> tuple:
         """(a round's answers with their log-probabilities, their raw scores)."""
@@ -171,9 +178,8 @@ class Rounds(Loop):
         if own.same:
             return raw
         tokens, mask, asked = own.ask(0)
-        made = own.writer(
-            frozen["reference"], tokens, mask, rollout.seeds(own.seed, 0, own.size, 19)
-        )
+        seeds = rollout.seeds(own.seed, 0, own.size, 19)
+        made = own.writer(frozen["reference"], tokens, mask, seeds)
         return own.scorer(made, asked, frozen.get("reward"))
 
     def scored(self, raw, made, carry):
@@ -249,13 +255,11 @@ class Rounds(Loop):
         """As ever, and keeps what the policy wrote to the same few prompts."""
         super().evaluate(state, done)
         if self.setting.shown and jax.process_index() == 0:
-            with open(self.workdir / SAMPLES, "a", encoding="utf-8") as file:
-                for row in self.setting.shown:
-                    file.write(json.dumps({"step": done, **row}, ensure_ascii=False) + "\n")
+            log.append(self.workdir, SAMPLES, done, self.setting.shown, self.logger.say)
 
     def tell(self, done: int, values: dict):
         """Logs a round, and says once what shows that it is failing."""
-        named = {f"round/{name}": float(x) for name, x in values.items()}
+        named = {f"{log.ROUND}{name}": float(x) for name, x in values.items()}
         self.logger.metrics(done, named)
         self.latest.update(named)
         for words in rollout.failing(values, self.setting.how["kl"]["alarm"]):

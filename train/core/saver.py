@@ -9,6 +9,7 @@ import errno
 import logging
 import math
 import os
+import re
 import shutil
 import sys
 import threading
@@ -41,7 +42,12 @@ class SaveFailed(OSError):
 def written(workdir) -> list[Path]:
     """Checkpoints of a run that were finished, damaged ones included, oldest first."""
     found = Path(workdir, "checkpoints").glob("*")
-    return sorted(p for p in found if p.name.isdigit() and p.is_dir() and not _unfinished(p))
+    return sorted((p for p in found if _ours(p) and not _unfinished(p)), key=lambda p: int(p.name))
+
+
+def _ours(folder: Path) -> bool:
+    """Whether a folder is named as a checkpoint is: a step in eight digits or more."""
+    return bool(re.fullmatch(r"\d{8,}", folder.name, re.ASCII)) and folder.is_dir()
 
 
 def _unfinished(folder: Path) -> bool:
@@ -100,7 +106,9 @@ class Checkpoints:
 
     `describe(folder)` writes what stands beside the arrays. `say(text)` tells the user. A save that
     fails is told at the next `poll` and remembered in `failed` until one succeeds; older ones stay.
-    `verify` is config.checkpoint.verify, see `train.core.integrity`.
+    Later ones than the one just saved are damaged (the run would have gone on from them): they stay,
+    and do not count. `keep` 0 keeps what was saved last and nothing else, whatever its step. `verify`
+    is config.checkpoint.verify, see `train.core.integrity`.
     """
 
     def __init__(self, workdir, keep: int = 3, describe=None, say=print, verify: str = "auto"):
@@ -121,7 +129,7 @@ class Checkpoints:
         for left in self.root.iterdir():
             if left.name.endswith(integrity.REMOVED):
                 shutil.rmtree(left, ignore_errors=True)
-            elif left.is_dir() and left.name.isdigit() and _unfinished(left):
+            elif _ours(left) and _unfinished(left):
                 say(f"checkpoint {left.name} was never finished and is cleared away")
                 shutil.rmtree(left, ignore_errors=True)
 
@@ -161,8 +169,9 @@ class Checkpoints:
         failure = None
         if jax.process_index() == 0:
             try:
+                self.root.mkdir(parents=True, exist_ok=True)
                 self._room(state)
-                if folder.exists():
+                if folder.exists() or folder.is_symlink():
                     integrity.remove(folder)
                 folder.mkdir(parents=True)
                 (folder / SAVING).touch()
@@ -193,9 +202,15 @@ class Checkpoints:
             integrity.write(folder, leave=(SAVING,))
             (folder / SAVING).unlink()
             self._clear(lambda text: None)
-            good = [p for p in written(self.workdir) if (p / integrity.NAME).exists()]
-            for old in good[: -self.keep]:
+            for old in self._superseded(folder):
                 integrity.remove(old)
+
+    def _superseded(self, newest: Path) -> list[Path]:
+        """What goes, now that a checkpoint is there whole."""
+        others = [p for p in written(self.workdir) if p != newest]
+        before = [p for p in others if int(p.name) < int(newest.name)]
+        good = [p for p in before if (p / integrity.NAME).exists()]
+        return others if not self.keep else good[: max(0, len(good) - self.keep + 1)]
 
     def poll(self, wait: bool = False):
         """Learns how the save in the background went, once it has ended."""

@@ -15,7 +15,7 @@ import jax
 
 from models.interop.untrusted import read_json
 from models.options import Options
-from train.core import checkpoint, forms, lora, shard
+from train.core import checkpoint, forms, frozen, lora, shard
 from train.core.plan import Plan
 from train.core.state import State, Task, companions
 
@@ -134,9 +134,20 @@ def refuse_other_run(folder, config, fingerprint: Mapping):
         return
     folder = Path(folder)
     was = checkpoint.read_config(folder)
-    known = read_json(folder / "run.json").get("fingerprint", {})
+    known, now = read_json(folder / "run.json").get("fingerprint", {}), dict(fingerprint)
+    if not isinstance(known, Mapping):
+        raise ValueError(f"{folder / 'run.json'} does not say what the run's data is")
+    then, fixed = dict(known), now.pop(frozen.NAME, None)
+    before = then.pop(frozen.NAME, None)
     _refuse("config.", _compared(was), _compared(config.to_dict()))
-    _refuse("the data's ", _rows(known), _rows(fingerprint))
+    _refuse("the data's ", _rows(then), _rows(now))
+    if before is not None and before != fixed:
+        raise ValueError(
+            "the frozen parameters (reference, reward model, teacher, base of adapters) are not those "
+            f"that this run was started with: {_brief(fixed)}, {_brief(before)} then\n"
+            "name the checkpoint that they came from (RUN/checkpoints/STEP), or use "
+            "--config.allow_mismatch=true to go on regardless"
+        )
 
 
 def _refuse(prefix: str, before: dict, now: dict):
