@@ -1,7 +1,11 @@
 """What `models.options.Options` refuses: ill-typed, unknown and contradictory values, named."""
 
+import math
+
 from models import convnets, pictures, sides
 from models.choices import CHOICES, HEADS
+
+FLOAT32 = 3.4e38  # the largest number that tables of angles hold
 
 
 def check(o):
@@ -12,6 +16,7 @@ def check(o):
                 f"model.{name} is {getattr(o, name)!r}; expected one of {', '.join(allowed)}"
             )
     _sizes(o)
+    _numbers(o)
     _pattern(o)
 
 
@@ -52,6 +57,20 @@ def _sizes(o):
     for name in sides.RATES:
         if not 0.0 <= getattr(o, name) < 1.0:
             raise ValueError(f"model.{name} is {getattr(o, name)}; expected 0 <= rate < 1")
+
+
+def _numbers(o):
+    """What is no count: finite, and of a sign with which there are numbers at all."""
+    for name in ("norm_eps", "init_std", "init_positions", "balance"):
+        if not 0 <= getattr(o, name) < math.inf:
+            raise ValueError(f"model.{name} is {getattr(o, name)}; expected a number from 0 on")
+    for name in ("rope_theta", "rope_factor", "rope_low", "rope_high", "rope_original"):
+        if not 0 < getattr(o, name) <= FLOAT32:
+            raise ValueError(f"model.{name} is {getattr(o, name)}; expected a number above 0")
+    if o.rope_scaling == "llama3" and o.rope_low >= o.rope_high:
+        raise ValueError(
+            f"model.rope_low={o.rope_low} must lie below model.rope_high={o.rope_high}"
+        )
 
 
 def _pattern(o):

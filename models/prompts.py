@@ -114,6 +114,8 @@ def given(o, tokens, mask, s: Settings, prompt=None) -> tuple:
     To an encoder-decoder `tokens` and `mask` are the source, and `prompt` [B,T] is how each target
     begins, by default with `o.start`.
     """
+    if o.kind == "decoder" and o.head == "classify":
+        raise ValueError("the model is a classifier (model.head='classify'), which writes no text")
     if o.kind != "encdec":
         if prompt is not None:
             raise ValueError("prompt is for encoder-decoders; a decoder's prompts are its tokens")

@@ -1,7 +1,9 @@
 """The settings of decoding, one frozen and hashable value."""
 
 import dataclasses
+import numbers
 
+COLDEST = 1e-30  # the least temperature above 0: by less, logits are divided into infinities
 RULES = ("power", "gnmt")  # of length_rule
 
 
@@ -9,7 +11,8 @@ RULES = ("power", "gnmt")  # of length_rule
 class Settings:
     """How to decode. Hashable: a setting that changes compiles anew. ValueError names a wrong one.
 
-    temperature 0 takes the most probable token (or, with num_beams > 1, searches); above 0 it draws.
+    temperature 0 takes the most probable token (or, with num_beams > 1, searches); above 0, from 1e-30
+    on, it draws.
     Every EOS id ends a row and counts as generated; what follows it is `pad` (-1: the first EOS, or
     0 without one). `stop` are strings, which need a `decode` function. Filters are off at their
     defaults: top_k 0, top_p 1, min_p 0, typical_p 1, epsilon 0, eta 0. `nucleus` "crossing" keeps
@@ -61,9 +64,19 @@ class Settings:
                 raise ValueError(f"{name} is {value}; expected {upper}")
             if type(getattr(type(self), name)) is int and not isinstance(value, int):
                 raise ValueError(f"{name} is {value!r}; expected a whole number")
+        if 0 < self.temperature < COLDEST:
+            raise ValueError(
+                f"temperature is {self.temperature}; expected 0, the most probable token, or at "
+                f"least {COLDEST}"
+            )
         for name in ("eos", "stop", "bad_words", "suppress", "forced_last"):
-            if not isinstance(getattr(self, name), tuple):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a tuple")
+            value = getattr(self, name)
+            if not isinstance(value, tuple):
+                raise ValueError(f"{name} is {value!r}; expected a tuple")
+            kind, fits = KINDS[name]
+            wrong = [item for item in value if not fits(item)]
+            if wrong:
+                raise ValueError(f"{name} holds {wrong[0]!r:.60}; expected {kind}")
         if not self.repetition_penalty > 0:
             raise ValueError(f"repetition_penalty is {self.repetition_penalty}; expected above 0")
         if self.min_new_tokens > self.max_new_tokens:
@@ -114,6 +127,19 @@ def unused(known: int, vocab: int) -> tuple:
     return tuple(range(known, vocab))
 
 
+def _is_id(value) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _is_word(value) -> bool:
+    return isinstance(value, tuple) and all(map(_is_id, value))
+
+
+KINDS = {  # what the tuples hold
+    **dict.fromkeys(("eos", "suppress", "forced_last"), ("ids, whole numbers", _is_id)),
+    "bad_words": ("tuples of ids", _is_word),
+    "stop": ("text", lambda value: isinstance(value, str)),
+}
 LARGE = 1 << 62
 LIMITS = (
     ("max_new_tokens", 1, LARGE), ("min_new_tokens", 0, LARGE), ("pad", -1, LARGE),

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import os
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +47,8 @@ class Detokenizer:
     def _rest(self):
         before = self.decode(self.ids[self.start : self.said])
         after = self.decode(self.ids[self.start :])
+        if before.endswith(UNFINISHED):  # a character that the prompt begins may be whole now
+            before = os.path.commonprefix([before, after])
         return after[len(before) :]
 
 
@@ -114,11 +117,13 @@ def stream(
     after every `chunk` tokens; the generator's return value is the `Generated`.
 
     A row's pieces make up its text without EOS, stop string or what follows it. ValueError with
-    beams, which have no text until they end.
+    beams, which have no text until they end, and for a chunk below 1.
     """
     s = settings or Settings()
     if s.num_beams > 1:
         raise ValueError("beams cannot be streamed: they have no text until they end")
+    if chunk < 1:
+        raise ValueError(f"chunk is {chunk}; expected at least 1 token between two pieces")
     tokens, mask, source = prompts.given(model.o, tokens, mask, s, prompt)
     keys = prompts.row_keys(len(tokens), s, seeds, key)
     core = dataclasses.replace(s, stop=())

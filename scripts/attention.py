@@ -193,7 +193,9 @@ def _figure(count: int, wide: int, high: int):
 def _refuse(args):
     """ValueError for options that would do nothing."""
     if args.image:
-        idle = [name for name in ("text", "target", "layer", "heads") if getattr(args, name)]
+        idle = [
+            name for name in ("text", "target", "which", "layer", "heads") if getattr(args, name)
+        ]
         if idle:
             raise ValueError(
                 f"--{idle[0]} is for a text; an image is drawn with all layers, heads averaged"
@@ -211,7 +213,7 @@ def main(argv=None) -> int:
     parser.add_argument("--from", dest="source", required=True, help="a run, folder or file")
     parser.add_argument("--text", default="", help="what a model of text reads")
     parser.add_argument("--target", default="", help="what the decoder of two stacks reads")
-    parser.add_argument("--which", default="cross", choices=("encoder", "decoder", "cross"))
+    parser.add_argument("--which", choices=("encoder", "decoder", "cross"), help="default: cross")
     parser.add_argument("--image", default="", help="what a model of images reads")
     parser.add_argument("--query", type=int, help="a patch (default: what classifies)")
     parser.add_argument("--rollout", action="store_true", help="through all layers")
@@ -234,7 +236,10 @@ def main(argv=None) -> int:
             raise ValueError(f"a {o.kind} reads images; give one with --image")
         if not args.text:
             raise ValueError(f"a {o.kind} reads text; give it with --text")
-        drawn = text(o, variables, tokenizer, args.text, args.target, args.which)
+        idle = [name for name in ("target", "which") if getattr(args, name)]
+        if idle and o.kind != "encdec":
+            raise ValueError(f"--{idle[0]} is for an encoder-decoder; this is a model of one stack")
+        drawn = text(o, variables, tokenizer, args.text, args.target, args.which or "cross")
         draw_text(*drawn, args.out, args.layer, args.heads)
         count = len(drawn[0])
     print(f"{args.out}: attention of {count} layers of {args.source}")

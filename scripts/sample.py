@@ -26,7 +26,7 @@ from models.settings import Settings, unused
 from scripts import convert
 from train.core import checkpoint, pages, reference
 from train.core.errors import Parser, cleanly
-from train.data import chat, instructions
+from train.data import chat, instructions, tokenizer_file
 from train.data.tokenizer import Tokenizer
 
 MULTIPLE = 32  # prompts are padded to a multiple of this, to compile less often
@@ -54,6 +54,7 @@ class Source:
         """The ids of a plain prompt; of an empty one, BOS or else EOS alone. What an encoder reads
         ends with EOS, as in training."""
         tokens = self.tokenizer
+        text = tokenizer_file.unicode(text, "the prompt")
         ids = list(map(int, tokens.raw.encode(text).ids)) if text else []
         if tokens.bos >= 0 and (not text or ids[:2] == [tokens.bos] * 2):  # never twice
             ids = [tokens.bos, *ids[2:]]
@@ -143,7 +144,12 @@ def arguments(argv=None):
     add("--beams", type=int, default=1)
     add("--length_penalty", type=float, default=1.0)
     add("--early_stopping", choices=("false", "true", "never"), default="false")
-    add("--stop", action="append", default=[], help="text that ends a text; may be repeated")
+    add(
+        "--stop",
+        action="append",
+        default=[],
+        help="text, or a special token, that ends a text; may be repeated",
+    )
     add("--seed", type=int, default=0, help="row r of copy c depends on the seed, r and c alone")
     add("--stream", action="store_true", help="show the text of one prompt as it comes")
     add("--log_probs", action="store_true", help="the model's log-probability of every new token")
@@ -167,12 +173,13 @@ def settings(a, source: Source, ids: list) -> Settings:
     if temperature is None:
         temperature = 0.0 if a.chat or a.beams > 1 or source.two else 0.8
     early = {"false": False, "true": True}.get(a.early_stopping, a.early_stopping)
+    ids_of_stops, stop = chat.stops(source.tokenizer, a.stop)
     return Settings(
         max_new_tokens=room(a, source, ids),
         min_new_tokens=a.min_new_tokens,
-        eos=source.ends,
+        eos=tuple(dict.fromkeys((*source.ends, *ids_of_stops))),
         pad=source.tokenizer.pad,
-        stop=tuple(a.stop),
+        stop=stop,
         suppress=source.unused,
         temperature=temperature,
         top_k=a.top_k,
@@ -189,7 +196,7 @@ def settings(a, source: Source, ids: list) -> Settings:
 
 def seeds(seed: int, rows: int):
     """A seed per prompt: different ones, and the first is the seed itself."""
-    return (seed + np.arange(rows, dtype=np.int64)) & 0xFFFFFFFF
+    return np.asarray([(seed + row) & 0xFFFFFFFF for row in range(rows)], np.int64)
 
 
 def show(source, texts, out, given, a):
@@ -260,6 +267,9 @@ def main(argv=None):
     a = arguments(argv)
     if a.system is not None and not a.chat:
         raise ValueError("--system needs --chat")
+    for name, standard in (("length_penalty", 1.0), ("early_stopping", "false")):
+        if a.beams == 1 and getattr(a, name) != standard:
+            raise ValueError(f"--{name} is for a search; give --beams above 1")
     if a.stream and (a.n > 1 or a.beams > 1 or len(a.prompt or []) > 1 or a.log_probs or a.json):
         raise ValueError(
             "--stream shows one text: no --n, --beams, --log_probs, --json or 2 prompts"

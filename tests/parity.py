@@ -93,7 +93,10 @@ def identity(case, peer):
         return Line(False, text, note=fault)
     if set(mine) != set(files):
         return Line(False, text, note=f"names differ: {sorted(set(mine) ^ set(files))[:3]}")
-    other = [k for k in mine if np.asarray(files[k]).tobytes() != mine[k].tobytes()]
+    own = {k: np.asarray(files[k], mine[k].dtype) for k in mine}  # half precision is widened
+    other = [
+        k for k in mine if own[k].shape != mine[k].shape or own[k].tobytes() != mine[k].tobytes()
+    ]
     note = f"{len(mine)} tensors" if not other else f"{other[0]} differs"
     return Line(not other, text, float(len(other)), 0.0, note)
 

@@ -4,8 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from tests import parity
 from tests.parity_cases import Case, compare, compare_gradient, find
@@ -98,6 +100,15 @@ def test_an_output_that_we_do_not_produce_fails(copied, capsys):
     failed = [line for line in lines if line.startswith("FAIL")]
     assert code == 1 and len(failed) == 1 and "main extra" in failed[0]
     assert "not produced" in failed[0]
+
+
+def test_tensors_in_half_precision_are_exported_as_they_were_imported(copied, capsys):
+    def halve(folder):
+        file = folder / "model.safetensors"
+        save_file({k: v.astype(ml_dtypes.bfloat16) for k, v in load_file(file).items()}, file)
+
+    _, lines = run(copied("gpt1/lm", halve), capsys=capsys)
+    assert [line for line in lines if "export" in line][0].startswith("ok")
 
 
 def test_only_and_skip_choose_cases_and_the_last_line_tells(copied, capsys):

@@ -1,7 +1,8 @@
 """The tokenizer inside a GGUF file, as a `tokenizers.Tokenizer`.
 
 Byte-level BPE only ("gpt2" in the file's words). The way text is cut before merging is not in the
-file, only its name: the ones known here are `SPLITS`.
+file, only its name: the ones known here are `SPLITS`. Where a file does not say whether texts begin
+with BOS, that name does, as in llama.cpp: LLaMA 3's do.
 """
 
 from collections.abc import Mapping
@@ -63,8 +64,8 @@ def build(fields: Mapping) -> Tokenizer | None:
     wrong = next((p for p in pairs if len(p) != 2 or "".join(p) not in vocab), None)
     if wrong is not None:
         raise ValueError(f"tokenizer.ggml.merges has {' '.join(wrong)!r:.60}, which makes no token")
-    ignore = SPLITS[split] is _llama3
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=pairs, ignore_merges=ignore))
+    llama3 = SPLITS[split] is _llama3
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=pairs, ignore_merges=llama3))
     tokenizer.pre_tokenizer = SPLITS[split]()
     tokenizer.decoder = decoders.ByteLevel()
     control = [token for token, kind in zip(tokens, kinds, strict=True) if kind == _CONTROL]
@@ -72,7 +73,7 @@ def build(fields: Mapping) -> Tokenizer | None:
     tokenizer.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in control])
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in user])
     first = fields.get("tokenizer.ggml.bos_token_id")
-    if fields.get("tokenizer.ggml.add_bos_token") is True and type(first) is int:
+    if fields.get("tokenizer.ggml.add_bos_token", llama3) is True and type(first) is int:
         if 0 <= first < len(tokens):
             begin = tokens[first]
             tokenizer.post_processor = processors.TemplateProcessing(

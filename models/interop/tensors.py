@@ -59,16 +59,17 @@ class Tensors(Mapping):
 
 
 def open_folder(folder: Path) -> Tensors:
-    """The tensors of `model.safetensors`, or of the shards that its index names.
+    """The tensors of `model.safetensors`, or else of the shards that its index names, in the order in
+    which the reference looks for them: an index beside a whole file is what an older save left.
 
     Raises FileNotFoundError where there are no weights, ValueError for anything malformed and, with
     a hint, for formats that run code when they are read.
     """
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if index.is_file():
-        return _open_shards(folder, index)
     if single.is_file():
         return Tensors(_header(single))
+    if index.is_file():
+        return _open_shards(folder, index)
     found = sorted(path.name for path in folder.glob("*.safetensors"))
     if len(found) == 1:
         return Tensors(_header(folder / found[0]))

@@ -320,5 +320,8 @@ def test_what_does_not_fit_is_said():
         call([[1]], max_new_tokens=2, temperature=1.0)
     with pytest.raises(ValueError, match="empty"):
         prompts.left_pad([[1], []])
+    judge = build(Options.of(families.row("gpt2", **SMALL, head="classify", labels=2)))
+    with pytest.raises(ValueError, match="a classifier .*writes no text"):
+        generate(judge, {}, [[1]], None, Settings(max_new_tokens=2))
     with pytest.raises(ValueError, match="expected 1 integers"):
         generate(model, variables, [[1]], None, SAMPLED, seeds=[1, 2])

@@ -239,6 +239,21 @@ def test_a_file_that_begins_texts_says_so_in_the_folder(begins, tmp_path):
     assert raw.encode("ab").ids == [*front, *raw.encode("ab", add_special_tokens=False).ids]
 
 
+@pytest.mark.parametrize("split, begins", [("llama-bpe", True), ("smollm", False)])
+def test_where_a_file_does_not_say_its_split_does(split, begins, tmp_path):
+    """As in llama.cpp, whose files of LLaMA 3 lack the field."""
+    o = Options.of(families.row("llama", **SMALL, tied=True))
+    fields, arrays, _ = model(o)
+    fields["tokenizer.ggml.pre"] = split
+    write(tmp_path / "m.gguf", fields, arrays)
+    raw = interop.load(tmp_path / "m.gguf").tokenizer
+    assert (raw.encode("ab").ids[0] == fields["tokenizer.ggml.bos_token_id"]) == begins
+    fields["tokenizer.ggml.add_bos_token"] = not begins
+    write(tmp_path / "m.gguf", fields, arrays)
+    raw = interop.load(tmp_path / "m.gguf").tokenizer
+    assert (raw.encode("ab").ids[0] == fields["tokenizer.ggml.bos_token_id"]) != begins
+
+
 def test_a_prompt_begins_once(tmp_path):
     """Whether or not the prompt writes the first token out itself."""
     o = Options.of(families.row("llama", **SMALL, tied=True))

@@ -39,6 +39,12 @@ def test_every_row_is_counted_and_plain():
         (dict(head="classify"), ("labels",)),
         (dict(experts=2, experts_per_token=3), ("experts_per_token", "2")),
         (dict(positions="rotary", head_size=7), ("rotary", "7")),
+        (dict(norm_eps=-1.0), ("norm_eps", "-1.0")),
+        (dict(norm_eps=float("nan")), ("norm_eps", "nan")),
+        (dict(init_std=float("inf")), ("init_std", "inf")),
+        (dict(rope_theta=1e300), ("rope_theta", "1e+300")),
+        (dict(rope_factor=float("inf")), ("rope_factor", "inf")),
+        (dict(rope_scaling="llama3", rope_low=4.0), ("rope_low", "rope_high")),
     ],
 )
 def test_wrong_options_are_named(change, words):

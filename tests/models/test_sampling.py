@@ -192,6 +192,12 @@ def test_filters_keep_the_number_that_beams_need():
     assert all(len(row) >= 3 for row in kept(sampling.warp(LOGITS, settings, keep=3)))
 
 
+def test_the_coldest_temperature_draws_the_largest():
+    cold = sampling.warp(LOGITS * 1e3, Settings(temperature=1e-30))
+    assert np.isfinite(cold).all()
+    assert (np.argmax(cold, -1) == np.argmax(LOGITS, -1)).all()
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -211,6 +217,14 @@ def test_filters_keep_the_number_that_beams_need():
         {"stop": ("",)},
         {"repetition_penalty": 0.0},
         {"nucleus": "both"},
+        {"temperature": 1e-40},
+        {"eos": ("a",)},
+        {"eos": (True,)},
+        {"suppress": (2.0,)},
+        {"forced_last": (None,)},
+        {"stop": (5,)},
+        {"bad_words": (5,)},
+        {"bad_words": ((1, "x"),)},
     ],
 )
 def test_wrong_settings_are_named(wrong):

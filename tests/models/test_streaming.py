@@ -37,6 +37,14 @@ def test_an_unfinished_character_comes_at_the_end():
     assert reader.flush() == ""
 
 
+def test_a_character_that_the_prompt_begins_is_whole_in_the_text():
+    euro = "€".encode()
+    reader = streaming.Detokenizer(from_bytes, b"a" + euro[:1])
+    assert [reader.add(byte) for byte in (*euro[1:], *b"bc")] == ["", "€", "b", "c"]
+    reader = streaming.Detokenizer(from_bytes, b"a" + euro[:1])
+    assert [reader.add(byte) for byte in b"bc"] == ["b", "c"]
+
+
 def test_the_space_before_the_first_new_word_is_kept():
     assert streaming.Detokenizer(words, [1, 2]).add(3) == " w3"
     assert streaming.Detokenizer(words).add(3) == "w3"
@@ -130,3 +138,8 @@ def test_streamed_pieces_are_the_text(tiny):
 def test_beams_are_not_streamed(tiny):
     with pytest.raises(ValueError, match="beams"):
         next(streaming.stream(*tiny, [[1]], None, Settings(num_beams=2), letters))
+
+
+def test_pieces_of_no_token_are_refused(tiny):
+    with pytest.raises(ValueError, match="chunk is 0; expected at least 1"):
+        next(streaming.stream(*tiny, [[1]], None, Settings(max_new_tokens=3), letters, chunk=0))

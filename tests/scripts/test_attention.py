@@ -89,3 +89,8 @@ def test_what_cannot_be_drawn_is_said(picture, tmp_path):
         attention.main(["--from", str(GOLDEN / "gpt2/lm"), "--text", "a", "--query", "0"])
     with pytest.raises(ValueError, match="reads text; give it with --text"):
         attention.main(["--from", str(GOLDEN / "gpt2/lm")])
+    with pytest.raises(ValueError, match="--which is for a text"):
+        attention.main([*both, "--which", "encoder"])
+    for more in (["--target", "b"], ["--which", "encoder"]):
+        with pytest.raises(ValueError, match=f"{more[0]} is for an encoder-decoder"):
+            attention.main(["--from", str(GOLDEN / "gpt2/lm"), "--text", "a", *more])

@@ -150,6 +150,24 @@ def test_stop_text_and_standard_input(folder, capsys, monkeypatch):
     assert got["finish"] == "stop"
 
 
+def test_a_special_token_stops_though_it_is_no_text(folder, capsys, monkeypatch):
+    """An ordinary one is text, which may come out of other tokens."""
+    tokens = sample.load(folder).tokenizer
+    assert chat.stops(tokens, ["<s>", "a", "end"]) == ((256,), ("a", "end"))
+    own = sample.Settings
+    monkeypatch.setattr(sample, "Settings", lambda **s: own(**s, forced_first=256))
+    call(folder, "--prompt", "one", "--json", "--stop", "<s>")
+    got = json.loads(capsys.readouterr().out)
+    assert (got["text"], got["finish"], got["tokens"]) == ("", "stop", [256])
+
+
+def test_seeds_of_any_size():
+    assert sample.seeds(2**80 + 3, 2).tolist() == [3, 4] and sample.seeds(-1, 2).tolist() == [
+        2**32 - 1,
+        0,
+    ]
+
+
 def test_beams_and_log_probs(folder, capsys):
     call(folder, "--prompt", "one", "--beams", "3", "--n", "2", "--log_probs")
     out = capsys.readouterr().out
@@ -198,6 +216,9 @@ def test_chat_has_one_bos(folder, capsys, monkeypatch):
         (["--prompt", "x", "--temperature", "0", "--n", "2"], "num_return_sequences"),
         (["--prompt", "x", "--stream", "--beams", "2"], "--stream"),
         (["--prompt", "x", "--beams", "2", "--stop", "a"], "stop strings"),
+        (["--prompt", "x", "--length_penalty", "2"], "--length_penalty is for a search"),
+        (["--prompt", "x", "--early_stopping", "never"], "--early_stopping is for a search"),
+        (["--prompt", "x\udce9"], "the prompt is not Unicode"),
     ],
 )
 def test_mistakes_cost_a_line(folder, capsys, args, says):

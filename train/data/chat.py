@@ -143,6 +143,15 @@ def turn_ends(tokenizer) -> tuple:
     return (tuple(ids), ()) if len(ids) < 2 else ((), (text,))
 
 
+def stops(tokenizer, texts) -> tuple:
+    """(ids, texts) that end a text where the user names `texts`: a special token by its id, since
+    decoding leaves it out."""
+    found = {text: tokenizer.raw.token_to_id(text) for text in texts}
+    left_out = lambda i: tokenizer.decode([i]) and not tokenizer.decode([i], skip_special=True)
+    ids = {text: i for text, i in found.items() if i is not None and left_out(i)}
+    return tuple(ids.values()), tuple(text for text in texts if text not in ids)
+
+
 def render_spans(template, messages, bos="", eos="", prompt=False, **names):
     """(text, [(start, end), ...]): the characters inside the template's `generation` tags, which
     are what an assistant wrote, its end of turn included; an empty list if it has no such tags."""

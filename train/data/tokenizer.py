@@ -117,12 +117,7 @@ class Tokenizer:
     def encode_batch(self, texts, special: bool = True) -> list[np.ndarray]:
         """Encodes several texts at once (in parallel where the library may), each as int32 [n]."""
         for number, text in enumerate(texts):
-            try:
-                text.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise ValueError(
-                    f"text {number} is not Unicode: a lone surrogate at character {error.start}"
-                ) from error
+            tokenizer_file.unicode(text, f"text {number}")
         if not special and self.kind in ("char", "byte"):
             return [self._encode_units(text) for text in texts]
         raw = self.raw if special else self._plain

@@ -1,4 +1,4 @@
-"""Reading tokenizer files that may come from anybody: checked for absurd sizes before use."""
+"""Reading tokenizer files and texts that may come from anybody: checked before use."""
 
 import json
 
@@ -66,3 +66,13 @@ def parse(file) -> tokenizers.Tokenizer:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
         raise ValueError(f"{file} is not a tokenizer that can be built: {error}") from error
+
+
+def unicode(text: str, name: str) -> str:
+    """The text; ValueError, with its name, for a lone surrogate: what bytes that are no UTF-8 become."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        fault = f"a lone surrogate at character {error.start}"
+        raise ValueError(f"{name} is not Unicode: {fault}") from error
+    return text
