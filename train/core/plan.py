@@ -33,11 +33,17 @@ class Plan:
         return lines + [f"{name}: {size} bytes/device" for name, size in self.bytes().items()]
 
     def bytes(self) -> dict[str, int]:
-        """Bytes on each device by part of the state; gradients are as large as the parameters."""
+        """Bytes on each device by part of the state, and of what the loss reads and nobody trains.
+
+        Gradients are as large as the parameters.
+        """
         names = ("params", "ema", "extra", "opt_state", "carry")
         a, where = self.abstract, self.shardings
         sizes = {n: shard.bytes_per_device(getattr(a, n), getattr(where, n)) for n in names}
         sizes["ema"] += shard.bytes_per_device(a.ema_extra, where.ema_extra)
+        frozen = self.task.frozen
+        placed = shard.params(frozen, self.mesh, self.rules)
+        sizes["frozen"] = shard.bytes_per_device(frozen, placed)
         return {**sizes, "gradients": sizes["params"]}
 
 
