@@ -1,7 +1,12 @@
 """The sweep: the grid is checked first, finished runs are skipped, failures do not end it."""
 
+import fcntl
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -159,3 +164,77 @@ def test_without_a_place_the_config_names_it(tmp_path, monkeypatch, spec):
     monkeypatch.setattr(sweep, "train", Trainer())
     assert sweep.main([f"--config={spec}:tiny", "--grid", "optim.lr=1.0"]) == 0
     assert (tmp_path / "runs" / "sweep-toy-tiny" / "table.md").is_file()
+
+
+def test_a_run_that_ended_early_for_want_of_anything_better_is_finished(
+    tmp_path, monkeypatch, spec
+):
+    class Ends(Trainer):
+        def __call__(self, run, spec):
+            super().__call__(run, spec)
+            rows = [[step, 2.0] for step in (1, 2)]
+            (run.folder / "best.json").write_text(json.dumps({"history": rows}))
+            run.outcome = "ok" if sweep.finished(run) else "stopped early"
+
+    best = [f"--config.best.{x}" for x in ("metric=heldout/loss", "mode=min", "patience=1")]
+    ends = Ends(stops=tuple(f"optim.lr={lr} seed={seed}" for lr in (1.0, 3.0) for seed in range(3)))
+    assert run(monkeypatch, spec, tmp_path / "out", ends, *best) == 0
+    assert rows(tmp_path / "out")[1][1:3] == ["3/3", "2.0000"]
+    again = Trainer()
+    assert run(monkeypatch, spec, tmp_path / "out", again, *best) == 0 and again.seen == []
+
+
+def test_a_metric_that_no_run_has_is_said(tmp_path, monkeypatch, spec, capsys):
+    run(monkeypatch, spec, tmp_path / "out", Trainer(), "--metrics", "heldout/los", "loss")
+    told = capsys.readouterr().out
+    assert 'no run has the metric "heldout/los"; did you mean "heldout/loss"?' in told
+
+
+def test_empty_and_long_values_and_bars(tmp_path, capsys):
+    assert sweep.axis("optim.freeze='',embed") == ("optim.freeze", ("", "embed"))
+    long = "kernel|" * 60
+    names = [sweep._folder((("optim.decay", long + end),), 3) for end in ("a", "b")]
+    assert max(map(len, names)) < 255 and len(set(names)) == 2
+    assert all(name.startswith("optim.decay=kernel") and name.endswith(",seed=3") for name in names)
+    sweep.write([["optim.decay", "loss"], ["a|b", "1"]], tmp_path)
+    assert r"a\|b" in (tmp_path / "table.md").read_text()
+    assert "a|b\t1" in (tmp_path / "table.tsv").read_text()
+
+
+def test_a_folder_that_is_being_trained_is_left_alone(tmp_path, spec):
+    """A run outlives a sweep that was killed: its log is locked until it ends."""
+    options = sweep._parser().parse_args([f"--config={spec}", f"--out={tmp_path}"])
+    (one,) = sweep.plan(options, [])
+    one.folder.mkdir(parents=True)
+    with open(one.folder / "log.txt", "a") as log:
+        sleeper = "import sys, time; print('there', flush=True); time.sleep(60)"
+        fcntl.flock(log, fcntl.LOCK_EX)
+        child = subprocess.Popen([sys.executable, "-c", sleeper], stdout=log)
+    try:
+        sweep.train(one, spec, lambda *_, **__: pytest.fail("a second trainer was started"))
+        assert one.outcome == "is being trained by another process"
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_sigterm_ends_the_run_under_way(tmp_path):
+    """The trainer here is any child that a sweep has: a config that takes its time."""
+    path = tmp_path / "slow.py"
+    path.write_text(
+        "import os, sys, time\n" + CONFIG + "    \n"
+        "if '--workdir' in ' '.join(sys.argv):\n"
+        f"    open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
+        "    time.sleep(120)\n"
+    )
+    command = [sys.executable, "-m", "scripts.sweep", f"--config={path}", f"--out={tmp_path / 'o'}"]
+    child = subprocess.Popen(command, cwd=sweep.ROOT, stdout=subprocess.DEVNULL)
+    began = time.monotonic()
+    while not (tmp_path / "pid").exists() and time.monotonic() - began < 60:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    pid = int((tmp_path / "pid").read_text())
+    child.terminate()
+    assert child.wait(60) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

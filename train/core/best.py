@@ -43,17 +43,24 @@ def expect(config, task):
         raise ValueError(f'config.best.metric is "{metric}"; {hint}')
 
 
+def ended(workdir, config) -> int:
+    """The step at which a run in a folder ended for want of anything better; 0 if it did not."""
+    watched = Best(config, workdir, None, print, saves=False)
+    watched.begin(config.steps)
+    return watched.history[-1][0] if watched.over else 0
+
+
 class Best:
     """Watches one metric of a run. `describe` writes what stands beside a checkpoint's arrays."""
 
-    def __init__(self, config, workdir, describe, say):
+    def __init__(self, config, workdir, describe, say, saves=True):
         settings = {**DEFAULTS, **dict(config.get("best", {}))}
         self.metric, self.mode = settings["metric"], settings["mode"]
         self.patience, self.say = settings["patience"], say
         if self.mode not in ("max", "min"):
             raise ValueError(f"config.best.mode is {self.mode!r}; expected max or min")
         self.file, self.history, self.saver = Path(workdir) / NAME, [], None
-        if self.metric:
+        if self.metric and saves:
             self.saver = Checkpoints(Path(workdir) / FOLDER, 1, describe, say)
 
     def begin(self, done: int):
