@@ -110,7 +110,7 @@ def temporaries(config, planned, batch) -> int:
     }
     step = make_step(
         task, planned.tx, seed=config.seed, micro=config.micro, ema=config.optim.ema,
-        schedule=planned.schedule, shardings=planned.shardings, guard=planned.guard,
+        schedule=planned.schedule, shardings=planned.shardings, guard=planned.guard, mask=planned.mask,
     )  # fmt: skip
     placed = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),

@@ -109,6 +109,7 @@ class Loop:
             schedule=planned.schedule,
             shardings=planned.shardings,
             guard=planned.guard,
+            mask=planned.mask,
         )
         self.pending = self.state = None
         self.running = collections.deque()  # (loss, tokens, operations) of steps not yet metered

@@ -23,6 +23,7 @@ class Plan:
     rules: tuple
     task: Task
     guard: Guard
+    mask: Callable | None
 
     def lines(self) -> list[str]:
         """What `--check` prints of the layout: every parameter, then what a device holds."""
@@ -65,4 +66,5 @@ def plan(config, task: Task) -> Plan:
 
     abstract = jax.eval_shape(first)
     where = shard.state(abstract, mesh, task.rules)
-    return Plan(mesh, tx, schedule, first, abstract, where, task.rules, task, guard)
+    mask = optim.trained(config.optim, params)
+    return Plan(mesh, tx, schedule, first, abstract, where, task.rules, task, guard, mask)
