@@ -10,7 +10,6 @@ The table has bits per character of the same characters for every model, whateve
 sum of -log2 p over all tokens of the passage, each scored once, divided by its characters.
 """
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -23,20 +22,23 @@ from eval import perplexity
 from models.build import count
 from scripts import sample
 from train.core import pages
-from train.core.errors import cleanly, nearest
+from train.core.errors import Parser, cleanly, nearest
 from train.data import sources, text
 
 
 def arguments(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m eval", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="python -m eval", description=__doc__)
     parser.add_argument("what", choices=["perplexity"])
     parser.add_argument("--from", dest="models", action="append", required=True)
     parser.add_argument("--source", default="shakespeare")
     parser.add_argument("--work", default="tempest")
     parser.add_argument("--characters", type=int, default=0)
     parser.add_argument("--length", type=int, default=0)
-    return parser.parse_args(argv)
+    given = parser.parse_args(argv)
+    for name in ("characters", "length"):
+        if getattr(given, name) < 0:
+            raise ValueError(f"--{name} is {getattr(given, name)}; expected 0 or more")
+    return given
 
 
 def passage(source: str, work: str, characters: int = 0) -> str:

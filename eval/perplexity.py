@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 from models.likelihood import token_log_probs
 
+NAMES = ("loss", "perplexity", "bits_per_character", "bits_per_byte", "tokens")
+
 
 def build(config, model, tokenizer, data: Mapping, place: Callable | None = None) -> Callable:
     """`run(variables) -> {loss, perplexity, bits_per_character, bits_per_byte, tokens}`.

@@ -6,20 +6,22 @@
 Each run has a folder under --out (by default runs/sweep- and the config's name) and is
 `python -m train` with that folder as its workdir. Started again, a sweep skips the runs whose
 run.json has this very config and whose metrics reach the last step; it resumes the others. SIGTERM and
-Ctrl-C stop the run that trains, which saves, and then the sweep; a second one kills it. A run
-that fails is reported with the end of its log and the rest goes on; the exit status is then 1. The
-table (mean and sample standard deviation over seeds) is printed and written to table.md and
-table.tsv.
+Ctrl-C stop the run that trains, which saves, and then the sweep; a second one kills it. A run that
+fails is reported with the end of its log and the rest goes on (so is one whose folder another process
+trains in); the exit status is then 1. The table (mean and sample standard deviation over seeds) is
+printed and written to table.md and table.tsv.
 """
 
 import itertools
 import math
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +32,7 @@ from train.core import arguments, best, config, errors, log, preempt, provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 ENDINGS = ("/loss", "/bits_per_character", "/accuracy")
+LONGEST = 200  # bytes of a folder's name; file systems take 255
 
 
 @dataclass
@@ -63,10 +66,14 @@ def main(argv=None) -> int:
             continue
         train(run, options.config)
         shown = ", ".join(f"{k} {v:.4f}" for k, v in _chosen(run.final, options.metrics).items())
-        seconds = f"{time.monotonic() - began:.0f} s"
-        print(f"{shown or 'done'} ({seconds})" if run.outcome == "ok" else run.outcome, flush=True)
+        told = f"{shown or 'done'} ({time.monotonic() - began:.0f} s)"
+        print(told if run.outcome == "ok" else run.outcome, flush=True)
     rows = table(runs, options.metrics)
     write(rows, Path(options.out))
+    given = {name for run in runs for name in run.final}
+    for name in options.metrics:
+        if given and name not in given:
+            print(f'no run has the metric "{name}"; {errors.nearest(name, sorted(given))}')
     failed = [run for run in runs if run.outcome != "ok"]
     for run in failed:
         print(f"not finished: {run.name}: {run.outcome}; log: {run.folder / 'log.txt'}")
@@ -134,11 +141,11 @@ def axis(text: str) -> tuple:
         else:
             parts[-1] += letter
     if not equals or not name or not all(parts):
-        raise ValueError(f'--grid "{text}": expected FIELD=VALUE,VALUE')
+        raise ValueError(f"--grid \"{text}\": expected FIELD=VALUE,VALUE; '' is an empty value")
     name = name.removeprefix("--").removeprefix("config.")
     if len(set(parts)) < len(parts):
         raise ValueError(f'--grid "{text}" has a value twice')
-    return name, tuple(parts)
+    return name, tuple("" if part in ("''", '""') else part for part in parts)
 
 
 def seeds(text: str) -> tuple:
@@ -157,7 +164,10 @@ def seeds(text: str) -> tuple:
 
 def _folder(point, seed) -> str:
     parts = [f"{key}={value}" for key, value in point] + [f"seed={seed}"]
-    return re.sub(r"[^\w.,=+-]", "_", ",".join(parts))
+    plain = re.sub(r"[^\w.,=+-]", "_", ",".join(parts))
+    if len(plain.encode()) <= LONGEST:
+        return plain
+    return f"{plain[: LONGEST // 4]}...{zlib.crc32(repr(parts).encode()):08x},seed={seed}"
 
 
 def refuse_other(folder, settings):
@@ -267,18 +277,21 @@ def _deviation(values) -> str:
 
 def write(rows, out: Path) -> None:
     """Prints the table as Markdown and keeps it as table.md and table.tsv."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    shown = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in shown) for i in range(len(rows[0]))]
     lines = [
-        "| " + " | ".join(x.ljust(w) for x, w in zip(r, widths, strict=True)) + " |" for r in rows
+        "| " + " | ".join(x.ljust(w) for x, w in zip(r, widths, strict=True)) + " |" for r in shown
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    text = "\n".join("\t".join(row) for row in rows)
-    (out / "table.tsv").write_text(text + "\n", encoding="utf-8")
+    (out / "table.tsv").write_text("".join("\t".join(r) + "\n" for r in rows), encoding="utf-8")
     print("\n" + "\n".join(lines))
     print(f"\n{out / 'table.md'}\n{out / 'table.tsv'}")
 
 
 if __name__ == "__main__":
+    signal.signal(
+        signal.SIGTERM, lambda number, _: sys.exit(128 + number)
+    )  # `train` sees to its run
     sys.exit(errors.cleanly(main)())

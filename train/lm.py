@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from eval import perplexity
 from models.build import build
 from models.options import Options
-from train.core import loop, losses, preempt
+from train.core import best, loop, losses, preempt
 from train.core.fit import Fitted
 from train.core.plan import Plan, plan
 from train.core.state import Task
@@ -25,11 +25,7 @@ LABELS = ("targets", "weights")
 
 def run(config, workdir) -> Fitted:
     """Trains, evaluates, saves, draws the curves and prints three generated passages."""
-    o, tokenizer, stream = _open(config)
-    limit = config.eval.get("batches", 0)
-    held = text.heldout(
-        config, tokenizer, config.length, config.batch, *loop.slices(config), limit=limit
-    )
+    o, tokenizer, stream, held = _open(config)
     task = make_task(config, o, tokenizer, stream, held)
     fitted = loop.train(config, task, workdir)
     if o.head in ("lm", "double") and not fitted.stopped and jax.process_count() == 1:
@@ -40,16 +36,22 @@ def run(config, workdir) -> Fitted:
 
 def check(config) -> tuple[Plan, dict]:
     """The plan and the first batch; nothing is allocated on the devices."""
-    o, tokenizer, stream = _open(config)
-    return plan(config, make_task(config, o, tokenizer, stream, None)), stream.batch(0)
+    o, tokenizer, stream, held = _open(config)
+    task = make_task(config, o, tokenizer, stream, held)
+    best.expect(config, task)
+    return plan(config, task), stream.batch(0)
 
 
 def _open(config):
-    """(options, tokenizer, stream of training batches); raises ValueError where they don't fit."""
+    """(options, tokenizer, stream of training batches, held-out set); ValueError where they don't fit."""
     o = Options.of(config.model.to_dict())
     tokenizer = text.load_tokenizer(config)
     loop.fits(o, tokenizer)
-    return o, tokenizer, text.open_stream(config, tokenizer, "train", *loop.slices(config))
+    part = loop.slices(config)
+    stream = text.open_stream(config, tokenizer, "train", *part)
+    limit = config.eval.get("batches", 0)
+    held = text.heldout(config, tokenizer, config.length, config.batch, *part, limit=limit)
+    return o, tokenizer, stream, held
 
 
 def make_task(config, o: Options, tokenizer, stream, held) -> Task:
@@ -78,11 +80,11 @@ def make_task(config, o: Options, tokenizer, stream, held) -> Task:
             sums["balance"] = uneven, share
         return value, (extra, sums)
 
-    evaluators = {}
+    own = {}
     if held is not None:
-        place = loop.placer(config)
-        evaluators["heldout"] = perplexity.build(config, model, tokenizer, held, place)
-    return loop.task(model, tokenizer, stream, loss=loss, totals=totals, evaluators=evaluators)
+        run = perplexity.build(config, model, tokenizer, held, loop.placer(config))
+        own = {"evaluators": {"heldout": run}, "measures": {"heldout": perplexity.NAMES}}
+    return loop.task(model, tokenizer, stream, loss=loss, totals=totals, **own)
 
 
 def _real(batch):

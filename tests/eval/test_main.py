@@ -53,3 +53,17 @@ def test_what_predicts_no_next_token_has_no_perplexity(family, size):
     o = Options.of(families.row(family, size, **small))
     with pytest.raises(ValueError, match=f"predict the next token; this is an {o.kind}"):
         command.score(Source(build(o), {}, tokens, ()), TEXT)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--characters=-5"], "--characters is -5; expected 0 or more"),
+        (["--length=-1"], "--length is -1; expected 0 or more"),
+        (["--lenght=5"], "did you mean"),
+        (["--work"], "expected one argument"),
+    ],
+)
+def test_a_mistaken_argument_costs_a_line(given, words):
+    with pytest.raises(ValueError, match=words):
+        command.arguments(["perplexity", "--from=runs/a", *given])

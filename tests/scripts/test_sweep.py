@@ -1,7 +1,11 @@
 """The sweep: the grid is checked first, finished runs are skipped, failures do not end it."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -162,7 +166,7 @@ def test_without_a_place_the_config_names_it(tmp_path, monkeypatch, spec):
 
 
 def test_a_run_that_early_stopping_ended_is_finished(tmp_path, monkeypatch, spec):
-    held = {"metric": "heldout/loss", "history": [[1, 2.0], [2, 3.0]]}
+    held = {"history": [[1, 2.0], [2, 3.0]]}  # as the first runs wrote it, without the metric
     more = ["--config.best.metric=heldout/loss", "--config.best.mode=min"]
     stops = ("optim.lr=3.0 seed=2",)
     assert run(monkeypatch, spec, tmp_path / "out", Trainer(stops=stops), *more) == 1
@@ -177,3 +181,42 @@ def test_a_run_that_early_stopping_ended_is_finished(tmp_path, monkeypatch, spec
     idle = Trainer()
     assert run(monkeypatch, spec, tmp_path / "early", idle, *more) == 0 and idle.seen == []
     assert rows(tmp_path / "early")[2][1] == "3/3"
+
+
+def test_a_metric_that_no_run_has_is_said(tmp_path, monkeypatch, spec, capsys):
+    run(monkeypatch, spec, tmp_path / "out", Trainer(), "--metrics", "heldout/los", "loss")
+    told = capsys.readouterr().out
+    assert 'no run has the metric "heldout/los"; did you mean "heldout/loss"?' in told
+
+
+def test_empty_and_long_values_and_bars(tmp_path, capsys):
+    assert sweep.axis("optim.freeze='',embed") == ("optim.freeze", ("", "embed"))
+    long = "kernel|" * 60
+    names = [sweep._folder((("optim.decay", long + end),), 3) for end in ("a", "b")]
+    assert max(map(len, names)) < 255 and len(set(names)) == 2
+    assert all(name.startswith("optim.decay=kernel") and name.endswith(",seed=3") for name in names)
+    sweep.write([["optim.decay", "loss"], ["a|b", "1"]], tmp_path)
+    assert r"a\|b" in (tmp_path / "table.md").read_text()
+    assert "a|b\t1" in (tmp_path / "table.tsv").read_text()
+
+
+def test_sigterm_ends_the_run_under_way(tmp_path):
+    """The trainer here is any child that a sweep has: a config that takes its time."""
+    path = tmp_path / "slow.py"
+    path.write_text(
+        "import os, sys, time\n" + CONFIG + "    \n"
+        "if '--workdir' in ' '.join(sys.argv):\n"
+        f"    open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
+        "    time.sleep(120)\n"
+    )
+    command = [sys.executable, "-m", "scripts.sweep", f"--config={path}", f"--out={tmp_path / 'o'}"]
+    child = subprocess.Popen(command, cwd=sweep.ROOT, stdout=subprocess.DEVNULL)
+    began = time.monotonic()
+    while not (tmp_path / "pid").exists() and time.monotonic() - began < 60:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    pid = int((tmp_path / "pid").read_text())
+    child.terminate()
+    assert child.wait(60) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

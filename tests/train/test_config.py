@@ -138,6 +138,19 @@ def test_a_mistaken_argument(given, words):
         (dict(mesh=dict(data=0)), ["config.mesh", "data"]),
         (dict(log=dict(profile=(5,))), ["config.log.profile"]),
         (dict(log=dict(profile=(5, 2))), ["config.log.profile"]),
+        (dict(steps=5, log=dict(profile=(5, 8))), ["config.log.profile", "steps=5"]),
+        (dict(optim=dict(lr=float("nan"))), ["optim.lr is nan", "finite"]),
+        (dict(optim=dict(lr=float("inf"))), ["optim.lr is inf", "finite"]),
+        (dict(watchdog=float("inf")), ["watchdog is inf"]),
+        (dict(own=dict(x=((1.0, float("nan")),))), ["config.own.x", "finite"]),
+        (dict(optim=dict(multipliers=(("embed", -1.0),))), ["multipliers", '"embed"', "0 or more"]),
+        (dict(seed=1 << 32), ["config.seed", "less than"]),
+        (dict(steps=1 << 31), ["config.steps", "less than"]),
+        (dict(best=dict(mode="maximum")), ["config.best.mode", '"max"']),
+        (dict(data=dict(verify="sometimes")), ["config.data.verify", "always"]),
+        (dict(init=dict(checkpoint="a", reference="b")), ["config.init", "one of them"]),
+        (dict(steps=20, optim=dict(warmup=9, decay_steps=9)), ["decay_steps=9", "warmup=9"]),
+        (dict(steps=9, optim=dict(schedule="wsd", warmup=5, decay_steps=5)), ["decay_steps=5"]),
     ],
 )
 def test_fields_that_contradict_each_other(changes, words):
@@ -159,6 +172,10 @@ def test_fields_that_contradict_each_other(changes, words):
         (dict(extra=dict(x=(1, "a"))), ["config.extra.x", "one type"]),
         (dict(optim=dict(learning_rate=1.0)), ["config.optim", "learning_rate"]),
         (dict(optim=3), ["config.optim", "section"]),
+        (dict(log=dict(evry=5)), ["config.log", "evry", '"every"']),
+        (dict(eval=dict(batch=5)), ["config.eval", "batch", '"batches"']),
+        (dict(init=dict(checkpont="a")), ["config.init", "checkpont", '"checkpoint"']),
+        (dict(dist=dict(proceses=2)), ["config.dist", "proceses", '"processes"']),
     ],
 )
 def test_a_config_file_s_own_mistakes(changes, words):

@@ -234,6 +234,28 @@ def test_profile_is_written(tmp_path):
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
+def test_a_line_s_rate_counts_what_was_done_in_its_time(tmp_path, monkeypatch):
+    """Where dispatching runs the step, as small ones on a CPU, the last line has had no time for one."""
+    real = fitting.make_step
+
+    def made(*args, **kwargs):
+        step = real(*args, **kwargs)
+
+        def at_once(*given):
+            time.sleep(0.02)
+            return jax.block_until_ready(step(*given))
+
+        return at_once
+
+    monkeypatch.setattr(fitting, "make_step", made)
+    c = toy.config(**{"steps": 9, "checkpoint.every": 4})
+    fit(c, toy.task(c), tmp_path)
+    found = [row for row in rows(tmp_path) if "loss" in row]
+    assert [row["step"] for row in found] == list(range(1, 10))
+    seconds = [row["step_seconds"] for row in found if "step_seconds" in row]
+    assert len(seconds) >= 5 and min(seconds) >= 0.02, seconds
+
+
 def test_rates_count_the_steps_that_a_save_waits_for(tmp_path):
     def totals(batch):
         mixed = jax.lax.fori_loop(0, 400, lambda i, x: jnp.tanh(x @ x), jnp.eye(128))

@@ -1,6 +1,7 @@
-"""What is averaged beside the parameters: running statistics, in a step, a checkpoint and a resume."""
+"""What a step averages beside the parameters (running statistics), and what it leaves out where they are frozen."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +10,11 @@ import optax
 import pytest
 
 from tests.train import toy
-from train.core import checkpoint, start
+from train.core import checkpoint, forms, start
 from train.core.anomaly import Guard
 from train.core.plan import plan
 from train.core.saver import Checkpoints
-from train.core.state import fresh, make_step
+from train.core.state import _gradients, fresh, make_step
 
 
 def task(c=None):
@@ -104,3 +105,39 @@ def test_without_statistics_the_state_is_as_it_was():
     c = toy.config(**{"optim.ema": 0.75})
     assert plan(c, toy.task(c)).abstract.ema_extra == {}
     assert plan(toy.config(), task()).abstract.ema_extra == {}
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("micro", [1, 2])
+def test_the_norm_is_of_what_is_trained_and_the_rest_is_not_computed(scan, micro):
+    freeze = r"^embed|^blocks/1/"
+    c = toy.config(**{"optim.freeze": freeze, "optim.clip": 0.0})
+    task = toy.task(c, scan=scan)
+    made = plan(c, task)
+    batch, state = toy.batch(0, 0), jax.jit(made.fresh)()
+    before = jax.device_get(state.params)
+    _, _, _, whole = _gradients(task, 1)(state.params, (), {}, batch, None)
+    _, _, _, kept = _gradients(task, micro, made.mask)(state.params, (), {}, batch, None)
+    whole, kept = (forms.flat(forms.apart(tree)) for tree in (whole, kept))
+    for name, x in kept.items():
+        want = whole[name] * (not re.search(freeze, name))
+        np.testing.assert_allclose(x, want, atol=1e-6, err_msg=name)
+    norm = np.sqrt(sum(np.square(x).sum() for x in kept.values()))
+    step = make_step(task, made.tx, seed=None, micro=micro, mask=made.mask)
+    state, metrics = step(state, (), batch)
+    np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=1e-5)
+    after = forms.flat(forms.apart(jax.device_get(state.params)))
+    for name, x in forms.flat(forms.apart(before)).items():
+        assert np.array_equal(x, after[name]) == bool(re.search(freeze, name)), name
+
+
+def test_freezing_saves_operations():
+    found = []
+    for freeze in ("", r"^embed|^blocks/0/"):
+        c = toy.config(**{"optim.freeze": freeze})
+        task = toy.task(c)
+        made = plan(c, task)
+        step = make_step(task, made.tx, seed=None, mask=made.mask)
+        lowered = step.lower(made.abstract, (), toy.batch(0, 0))
+        found.append(lowered.compile().cost_analysis()["flops"])
+    assert found[1] < 0.8 * found[0]

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from models import transformer
 from models.options import Options
-from train.core import shard
+from train.core import shard, start
 from train.core.launch import DIST, describe
 from train.core.state import make_step
 
@@ -32,6 +32,7 @@ def report(config, planned, batch, workdir, say=print) -> bool:
 
     Returns whether memory and disk suffice; `workdir` is only asked for its disk's free space.
     """
+    start.named(config, planned.task, say)
     sizes = {axis: size for axis, size in planned.mesh.shape.items() if size > 1}
     say(f"devices      {describe()}, mesh {sizes or 'of one device'}")
     leaves = jax.tree.leaves(planned.abstract.params)
@@ -44,7 +45,7 @@ def report(config, planned, batch, workdir, say=print) -> bool:
     say("memory per device")
     for name, size in parts.items():
         say(f"  {name:<24}{human(size):>12}")
-    enough = _memory(sum(parts.values()), say)
+    enough = _memory(sum(parts.values()), room(planned), say)
     for line in shard.left_out(planned.abstract.params, planned.mesh, planned.rules):
         say(f"note: {line}")
     return _disk(config, planned, workdir, say) and enough
@@ -53,11 +54,11 @@ def report(config, planned, batch, workdir, say=print) -> bool:
 def weigh(config, planned, say) -> None:
     """Says, before anything is allocated, what memory a run needs against what the machine has.
 
-    Counted is what is sure: parameters, optimiser, averages, gradients, the batch. ValueError if that
-    alone is more than there is, unless config.allow_memory; what activations take is estimated and
+    Counted is what is sure: parameters, frozen ones too, optimiser, averages, gradients, the batch.
+    ValueError if that alone is more than there is, unless config.allow_memory; what activations take is estimated and
     said (`--check` compiles the step and knows).
     """
-    need, limit = sum(planned.bytes().values()), memory_limit()
+    need, limit = sum(planned.bytes().values()), room(planned)
     rows = max(batch * length for _, length, batch in [(0, config.length, config.batch)]
                + [tuple(row) for row in config.get("phases", ())])  # fmt: skip
     need += 12 * rows // math.prod(planned.mesh.shape[axis] for axis in shard.BATCH_AXES)
@@ -109,7 +110,7 @@ def temporaries(config, planned, batch) -> int:
     }
     step = make_step(
         task, planned.tx, seed=config.seed, micro=config.micro, ema=config.optim.ema,
-        schedule=planned.schedule, shardings=planned.shardings, guard=planned.guard,
+        schedule=planned.schedule, shardings=planned.shardings, guard=planned.guard, mask=planned.mask,
     )  # fmt: skip
     placed = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
@@ -158,8 +159,17 @@ def host_memory() -> int:
     return free
 
 
-def _memory(needed, say) -> bool:
+def room(planned) -> int:
+    """Bytes that one device can give a plan; what of it a host holds already is no longer free."""
     limit = memory_limit()
+    if not limit or jax.local_devices()[0].platform != "cpu":
+        return limit
+    held = [x for x in jax.tree.leaves(planned.task.frozen) if isinstance(x, jax.Array)]
+    shards = [part.data.nbytes for x in held for part in x.addressable_shards]
+    return limit + sum(shards) // jax.local_device_count()
+
+
+def _memory(needed, limit, say) -> bool:
     enough = not limit or needed <= limit
     verdict = "" if enough else ": NOT ENOUGH"
     has = (
@@ -170,9 +180,9 @@ def _memory(needed, say) -> bool:
 
 
 def _disk(config, planned, workdir, say) -> bool:
-    """Checkpoints kept, and the one being written beside them, against the free space."""
+    """Checkpoints kept, the best one too, and the one being written, against the free space."""
     state = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(planned.abstract))
-    count = config.checkpoint.keep + 1
+    count = config.checkpoint.keep + 1 + bool(config.best.metric)
     folder = Path(workdir).resolve() if workdir else Path.cwd()
     folder = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(folder).free
@@ -205,7 +215,8 @@ def beginning(batch, task) -> str:
         if not saved.exists():
             return ""
         known = Tokenizer.load(saved)
-        row = np.asarray(batch["tokens"])[0][:_SHOWN].tolist()
+        tokens = np.asarray(batch["tokens"])
+        row = tokens.reshape(-1, tokens.shape[-1])[0, :_SHOWN].tolist()
         spelt = lambda ids: "".join(f"<{i}>" for i in ids)  # T5's sentinels, BART's mask
         runs = itertools.groupby(row, lambda i: 0 <= i < known.vocab)
         return "".join(known.decode([*ids]) if ours else spelt(ids) for ours, ids in runs)[:_SHOWN]

@@ -70,6 +70,11 @@ DEFAULTS = {
     # Only without a known launcher, but for heartbeat: seconds until a silent process is given up.
     "dist": {"coordinator": "", "processes": 0, "process": -1, "heartbeat": 60},
 }  # fmt: skip
+# Sections whose fields are all known here; beside the ones above, those that some loop reads.
+CLOSED = {
+    "optim": (), "mesh": (), "checkpoint": (), "best": (), "anomaly": (), "log": (), "dist": (),
+    "init": ("model",), "eval": ("pseudo", "neighbours", "train"),
+}  # fmt: skip
 # Loops of pictures, whose `data` and `augment` have more fields (see `pictures`).
 PICTURES = ("vision", "mim", "dvae")
 # What a tuple holds: one type for any number of elements, or [..] for rows of these types.
@@ -151,9 +156,10 @@ def complete(config: ConfigDict) -> ConfigDict:
         section = given.setdefault(name, {})
         if not isinstance(section, dict):
             raise ValueError(f"config.{name} is {section!r}; expected a section")
-        unknown = [key for key in section if key not in value]
-        if unknown and name in ("optim", "mesh", "checkpoint", "best", "anomaly"):
-            hint = nearest(unknown[0], value)
+        known = (*value, *CLOSED.get(name, section))
+        unknown = [key for key in section if key not in known]
+        if unknown:
+            hint = nearest(unknown[0], known)
             raise ValueError(f"config.{name} has no field {unknown[0]!r}; {hint}")
         for key, default in value.items():
             section[key] = _like(f"{name}.{key}", section.get(key, default), default)

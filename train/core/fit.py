@@ -4,6 +4,7 @@ The host is always one step ahead: step t is dispatched before the metrics of st
 loop waits for the device in one place only, `fetch`.
 """
 
+import collections
 import contextlib
 import dataclasses
 import itertools
@@ -109,8 +110,10 @@ class Loop:
             schedule=planned.schedule,
             shardings=planned.shardings,
             guard=planned.guard,
+            mask=planned.mask,
         )
         self.pending = self.state = None
+        self.running = collections.deque()  # (loss, tokens, operations) of steps not yet metered
         self.shapes = []
         self.latest, self.turns = {}, itertools.count()
         self.evaluated, self.tracing = -1, False
@@ -132,6 +135,7 @@ class Loop:
         self.saver.poll(wait=True)
         held = self.incidents.settle(void, self.state, self.saver)
         self.evaluated, self.state = -1, None
+        self.running.clear()
         self.logger.reopen()
         state, done = start.begin(self.config, self.task, self.plan, self.saver, self.logger.say)
         return self.incidents.past(state, held, done), done
@@ -192,11 +196,12 @@ class Loop:
         if compiles:
             pages.trim()
         self.state = state
+        flops = self.task.flops(batch) if self.task.flops else 0.0
+        self.running.append((metrics["loss"], _tokens(batch), flops))
         self.stopping.hold()
         self.report()
         self.saver.poll()
-        flops = self.task.flops(batch) if self.task.flops else 0.0
-        self.pending = done + 1, metrics, compiles, _tokens(batch), flops
+        self.pending = done + 1, metrics, compiles
         self.dog.beat()
         return state
 
@@ -225,9 +230,10 @@ class Loop:
         """
         if self.pending is None:
             return
-        (step, metrics, compiled, tokens, flops), self.pending = self.pending, None
-        self.meter.add(tokens, flops)
+        (step, metrics, compiled), self.pending = self.pending, None
         jax.block_until_ready(metrics)  # the host is one step ahead, not many
+        while self.running and self.running[0][0].is_ready():  # the next one, too, if it is done
+            self.meter.add(*self.running.popleft()[1:])
         if step % self.config.log.get("every", 1) and step != self.config.steps and not compiled:
             return
         values = fetch(metrics)

@@ -235,6 +235,24 @@ def _factors(params, rules, default: float, field: str) -> dict:
     return result
 
 
+def trained(optim, params):
+    """`mask(gradients)`, which zeroes those of frozen parameters; None where none are frozen.
+
+    What is zeroed before anything reads it is not computed: freezing saves the backward pass.
+    """
+    if not optim.freeze:
+        return None
+    keep = _factors(params, ((optim.freeze, 0.0),), 1.0, "optim.freeze")
+
+    def mask(path, gradient):
+        factor = keep[path]
+        if isinstance(factor, float):
+            return gradient if factor else jnp.zeros_like(gradient)
+        return gradient * factor
+
+    return lambda gradients: map_paths(mask, gradients)
+
+
 def _frozen(transform, params, regex: str):
     """The optimizer on what the regex leaves; frozen arrays have no state and zero updates.
 

@@ -23,6 +23,7 @@ class Plan:
     rules: tuple
     task: Task
     guard: Guard
+    mask: Callable | None
 
     def lines(self) -> list[str]:
         """What `--check` prints of the layout: every parameter, then what a device holds."""
@@ -33,11 +34,17 @@ class Plan:
         return lines + [f"{name}: {size} bytes/device" for name, size in self.bytes().items()]
 
     def bytes(self) -> dict[str, int]:
-        """Bytes on each device by part of the state; gradients are as large as the parameters."""
+        """Bytes on each device by part of the state, and of what the loss reads and nobody trains.
+
+        Gradients are as large as the parameters.
+        """
         names = ("params", "ema", "extra", "opt_state", "carry")
         a, where = self.abstract, self.shardings
         sizes = {n: shard.bytes_per_device(getattr(a, n), getattr(where, n)) for n in names}
         sizes["ema"] += shard.bytes_per_device(a.ema_extra, where.ema_extra)
+        frozen = self.task.frozen
+        placed = shard.params(frozen, self.mesh, self.rules)
+        sizes["frozen"] = shard.bytes_per_device(frozen, placed)
         return {**sizes, "gradients": sizes["params"]}
 
 
@@ -59,4 +66,5 @@ def plan(config, task: Task) -> Plan:
 
     abstract = jax.eval_shape(first)
     where = shard.state(abstract, mesh, task.rules)
-    return Plan(mesh, tx, schedule, first, abstract, where, task.rules, task, guard)
+    mask = optim.trained(config.optim, params)
+    return Plan(mesh, tx, schedule, first, abstract, where, task.rules, task, guard, mask)

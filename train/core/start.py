@@ -37,16 +37,15 @@ def begin(config, task: Task, plan: Plan, checkpoints, say) -> tuple[State, int]
     if task.given is not None:
         words = "the loop's first parameters"
         return adopt(task.given(), task, plan, say, words, config.get("allow_cast", False)), 0
-    init, before = {} if task.based else config.get("init", {}), None
-    if init.get("checkpoint", ""):
-        source = checkpoint.find(init["checkpoint"], say)
+    kind, source = named(config, task, say)
+    before = None
+    if kind == "checkpoint":
         given, extra = lora.loaded(source)
         if task.adapt:
             before = Options.of(checkpoint.read_config(source)["model"])
-    elif init.get("reference", ""):
+    elif kind == "reference":
         from train.core import reference
 
-        source = init["reference"]
         loaded = reference.load(source)
         extra, before = dict(loaded.variables), loaded.options
         given = extra.pop("params")
@@ -55,6 +54,21 @@ def begin(config, task: Task, plan: Plan, checkpoints, say) -> tuple[State, int]
     say(f"starting from the parameters of {source}")
     cast = config.get("allow_cast", False)
     return adopt(given, task, plan, say, str(source), cast, extra, before), 0
+
+
+def named(config, task: Task, say) -> tuple:
+    """("checkpoint" or "reference", where it is) of the parameters to start from, else ("", "").
+
+    ValueError or FileNotFoundError where there is none.
+    """
+    init = {} if task.based or task.given is not None else config.get("init", {})
+    if init.get("checkpoint", ""):
+        return "checkpoint", checkpoint.find(init["checkpoint"], say)
+    if init.get("reference", ""):
+        if not Path(init["reference"]).exists():
+            raise FileNotFoundError(f'config.init.reference: there is no "{init["reference"]}"')
+        return "reference", init["reference"]
+    return "", ""
 
 
 def adopt(

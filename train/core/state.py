@@ -143,14 +143,15 @@ def split(batch: Mapping, micro: int) -> dict:
     return jax.tree.map(cut, dict(batch))
 
 
-def _gradients(task: Task, micro: int):
+def _gradients(task: Task, micro: int, mask: Callable | None = None):
     """`(params, frozen, extra, batch, rng) -> (loss, extra, sums, gradients)`, all float32."""
 
     def one(params, frozen, extra, batch, rng, totals):
         value = jax.value_and_grad(task.loss, has_aux=True)
         (loss, (extra, sums)), grads = value(params, frozen, extra, batch, rng, totals)
         sums = {name: (jnp.float32(s), jnp.float32(n)) for name, (s, n) in sums.items()}
-        return jnp.float32(loss), extra, sums, jax.tree.map(_float32, grads)
+        grads = jax.tree.map(_float32, mask(grads) if mask else grads)
+        return jnp.float32(loss), extra, sums, grads
 
     def ahead(params, frozen, extra, batch, parts):
         found = lambda part: task.window(params, frozen, extra, part)
@@ -192,18 +193,20 @@ def make_step(
     schedule: Callable | None = None,
     shardings: State | None = None,
     guard: Guard | None = None,
+    mask: Callable | None = None,
 ) -> Callable:
     """A compiled `step(state, frozen, batch) -> (state, {name: float32 scalar})`.
 
     The state is donated. `seed` None means no random key, which a task with dropout refuses. `ema` is
-    the decay of the averages (0: none). `shardings` (a State of shardings) pins the layout
-    of the new state. Metrics are the loss's own means, `loss`, `gradient_norm` (before clipping,
-    which is the optimiser's) and, given a schedule, `learning_rate`. With a `guard` the update of a
-    bad batch is not applied, and the metrics hold the guard's state, a dict, as `guard`.
+    the decay of the averages (0: none). `shardings` (a State of shardings) pins the layout of the new
+    state. `mask(gradients)` zeroes what is not trained (`optim.trained`). Metrics are the loss's own
+    means, `loss`, `gradient_norm` (of what is trained, before clipping, which is the optimiser's) and,
+    given a schedule, `learning_rate`. With a `guard` the update of a bad batch is not applied, and the
+    metrics hold the guard's state, a dict, as `guard`.
     """
     if task.dropout and seed is None:
         raise ValueError("the model has dropout, but the step was given no seed to draw it from")
-    gradients = _gradients(task, micro)
+    gradients = _gradients(task, micro, mask)
 
     def update(grads, params, opt_state, average):
         """A branch of its own under a guard: choosing between old and new would copy both, whole."""

@@ -5,15 +5,17 @@ are at hand: the mesh by `shard`, the tokenizer and the token files by the loop,
 model among themselves by `models.options`.
 """
 
+import math
 import re
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from models.options import Options
-from train.core.config import NOT_NEGATIVE, OPTIMIZERS, POSITIVE, SCHEDULES
+from train.core.config import NOT_NEGATIVE, OPTIMIZERS, POSITIVE, SCHEDULES, leaves
 from train.core.errors import nearest
 
+ENDING = ("cosine", "linear", "exponential", "stairs")  # schedules whose decay ends at decay_steps
 LOOPS = Path(__file__).resolve().parents[1]
 
 
@@ -24,7 +26,10 @@ def validate(config: ConfigDict) -> None:
     _one_of("optim.schedule", config.optim.schedule, SCHEDULES)
     _one_of("optim.state_dtype", config.optim.state_dtype, ("float32", "bfloat16"))
     _one_of("anomaly.policy", config.anomaly.policy, ("stop", "skip", "rollback"))
-    _one_of("checkpoint.verify", config.checkpoint.verify, ("auto", "always", "never"))
+    for section in ("checkpoint", "data"):
+        _one_of(f"{section}.verify", config[section].verify, ("auto", "always", "never"))
+    _one_of("best.mode", config.best.mode, ("max", "min"))
+    _finite(config)
     if 0 < config.anomaly.spike <= 1:
         raise ValueError(
             f"config.anomaly.spike is {config.anomaly.spike}, a factor over the usual loss; "
@@ -43,20 +48,54 @@ def validate(config: ConfigDict) -> None:
         *(("multipliers", regex) for regex, _ in config.optim.multipliers),
     ]:  # fmt: skip
         _compiles(f"optim.{name}", value)
-    if config.optim.warmup > config.steps:
+    _schedule(config.optim, config.steps)
+    if config.init.checkpoint and config.init.reference:
         raise ValueError(
-            f"config.optim.warmup={config.optim.warmup} is longer than config.steps={config.steps}"
-        )
-    if config.optim.schedule == "wsd" and config.optim.decay_steps > config.steps:
-        raise ValueError(
-            f"config.optim.decay_steps={config.optim.decay_steps} (the length of the decay) is "
-            f"longer than config.steps={config.steps}"
+            "config.init names a checkpoint and a reference; a run starts from one of them"
         )
     window = config.log.profile
     if window and (len(window) != 2 or not 0 <= window[0] < window[1]):
         raise ValueError(f"config.log.profile is {window}; expected (first step, last step)")
+    if window and window[0] >= config.steps:
+        raise ValueError(f"config.log.profile is {window}; config.steps={config.steps} ends before")
     _mesh(config.mesh)
     _shapes(config)
+
+
+def _finite(config) -> None:
+    """No number is infinite or NaN, no factor of a rate below 0; seeds and steps fit their types."""
+    for name, value in leaves(config):
+        if any(isinstance(x, float) and not math.isfinite(x) for x in _flat(value)):
+            raise ValueError(f"config.{name} is {value}; expected finite numbers")
+    for regex, factor in config.optim.multipliers:
+        if factor < 0:
+            raise ValueError(
+                f'config.optim.multipliers has {factor} for "{regex}"; expected 0 or more'
+            )
+    for name, limit in (("seed", 1 << 32), ("steps", 1 << 31)):
+        if config[name] >= limit:
+            raise ValueError(f"config.{name} is {config[name]}; expected less than {limit:,}")
+
+
+def _flat(value) -> list:
+    return [x for part in value for x in _flat(part)] if isinstance(value, tuple) else [value]
+
+
+def _schedule(optim, steps) -> None:
+    """Warm-up and decay have room."""
+    warmup, decay = optim.warmup, optim.decay_steps
+    if warmup > steps:
+        raise ValueError(f"config.optim.warmup={warmup} is longer than config.steps={steps}")
+    if optim.schedule == "wsd" and warmup + decay > steps:
+        raise ValueError(
+            f"config.optim.decay_steps={decay} (the length of the decay) and warmup={warmup} are "
+            f"longer than config.steps={steps}"
+        )
+    if optim.schedule in ENDING and 0 < decay <= warmup:
+        raise ValueError(
+            f"config.optim.decay_steps={decay} is the step at which the decay ends; expected more "
+            f"than config.optim.warmup={warmup}, or 0 for config.steps"
+        )
 
 
 def loops() -> tuple:
