@@ -47,12 +47,14 @@ def test_where_there_are_no_locks_nothing_is_held(tmp_path, monkeypatch):
     def no_locks(held, how):
         raise OSError(errno.ENOLCK, "No locks available")
 
+    ran = []
     monkeypatch.setattr(launch.fcntl, "flock", no_locks)
     with launch.alone(tmp_path):
-        pass
+        ran.append("a file system without locks")
     monkeypatch.setattr(launch, "fcntl", None)
     with launch.alone(tmp_path):
-        pass
+        ran.append("a system without locks")
+    assert len(ran) == 2
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,9 @@ def ended(workdir, config) -> int:
         history = [(int(step), float(value)) for step, value in held["history"]]
     except (OSError, ValueError, LookupError, TypeError):
         return 0
-    over = held.get("metric", settings["metric"]) == settings["metric"] and exhausted(history, settings)
+    over = held.get("metric", settings["metric"]) == settings["metric"] and exhausted(
+        history, settings
+    )
     return history[-1][0] if over else 0
 
 

@@ -17,13 +17,13 @@ from jax.sharding import PartitionSpec as P
 
 from models import transformer
 from models.options import Options
-from train.core import shard, start
+from train.core import kept, shard, start
 from train.core.launch import DIST, describe
 from train.core.state import make_step
 
 # A step is compiled for its exact memory where the parameters take less than this; larger models
-# are compiled with `--check` only on request, by FORMULARY_COMPILE=1.
-COMPILE_BYTES = 1 << 30
+# are compiled with `--check` only on request.
+COMPILE_BYTES, COMPILE = 1 << 30, "FORMULARY_COMPILE"
 _SHOWN = 96  # characters of the first row
 
 
@@ -39,9 +39,12 @@ def report(config, planned, batch, workdir, say=print) -> bool:
     say(f"parameters   {sum(math.prod(x.shape) for x in leaves):,} in {len(leaves)} arrays")
     _say_batch(batch, planned.task, say)
     parts = {name: size for name, size in planned.bytes().items() if size}
-    if parts["params"] < COMPILE_BYTES or os.environ.get("FORMULARY_COMPILE") == "1":
+    if parts["params"] < COMPILE_BYTES or os.environ.get(COMPILE) == "1":
         parts["activations (compiled)"] = temporaries(config, planned, batch)
         del parts["gradients"]  # among the compiled program's temporaries
+    else:
+        parts["activations (traced)"] = activations(config, planned, batch)
+        say(f"note: activations are estimated; {COMPILE}=1 compiles the step to count them")
     say("memory per device")
     for name, size in parts.items():
         say(f"  {name:<24}{human(size):>12}")
@@ -62,7 +65,7 @@ def weigh(config, planned, say) -> None:
     rows = max(batch * length for _, length, batch in [(0, config.length, config.batch)]
                + [tuple(row) for row in config.get("phases", ())])  # fmt: skip
     need += 12 * rows // math.prod(planned.mesh.shape[axis] for axis in shard.BATCH_AXES)
-    about = activations(config, planned)
+    about = guess(config, planned)
     more = f", about {human(about)} for activations" if about else ""
     has = f"of {human(limit)} available" if limit else "(this device does not say its size)"
     each = " per device" if planned.mesh.size > 1 else ""
@@ -78,14 +81,23 @@ def weigh(config, planned, say) -> None:
     say("note: that may not be enough; a larger config.micro or model.remat=full needs less")
 
 
-def activations(config, planned) -> int:
-    """About how many bytes one micro-batch's activations take on one device; 0 if unknown.
+def activations(config, planned, batch) -> int:
+    """About how many bytes one micro-batch's activations take on one device, by a trace of the loss."""
+    rows = {
+        name: jax.ShapeDtypeStruct((x.shape[0] // config.micro, *x.shape[1:]), x.dtype)
+        for name, x in _whole(batch).items()
+    }
+    return kept.bytes_per_device(planned.task, planned.mesh, planned.abstract, rows)
+
+
+def guess(config, planned) -> int:
+    """The same by a formula, for stacks of blocks over tokens, before there is a batch; else 0.
 
     Counts what a block keeps for its gradient: its input twice, both norms' outputs, queries, keys,
     values, the attention's output and the feed-forward's hidden units; with remat the input, and what
     its policy keeps of products, and one block.
     """
-    if "kind" not in config.get("model", {}):
+    if config.get("model", {}).get("kind", "") not in ("decoder", "encoder", "encdec"):
         return 0
     o = Options.of(config.model.to_dict())
     rows = math.prod(planned.mesh.shape[axis] for axis in shard.BATCH_AXES)
@@ -103,10 +115,8 @@ def temporaries(config, planned, batch) -> int:
     task = planned.task
     where = NamedSharding(planned.mesh, P(shard.BATCH_AXES))
     rows = {
-        name: jax.ShapeDtypeStruct(
-            (x.shape[0] * jax.process_count(), *x.shape[1:]), _narrow(x.dtype), sharding=where
-        )
-        for name, x in batch.items()
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+        for name, x in _whole(batch).items()
     }
     step = make_step(
         task, planned.tx, seed=config.seed, micro=config.micro, ema=config.optim.ema,
@@ -121,6 +131,12 @@ def temporaries(config, planned, batch) -> int:
     with jax.set_mesh(planned.mesh):
         analysis = step.lower(placed, frozen, rows).compile().memory_analysis()
     return int(analysis.temp_size_in_bytes) if analysis else 0
+
+
+def _whole(batch) -> dict:
+    """Shapes of the batch of all processes, of whose rows this one has `batch`."""
+    whole = lambda x: (x.shape[0] * jax.process_count(), *x.shape[1:])
+    return {name: jax.ShapeDtypeStruct(whole(x), _narrow(x.dtype)) for name, x in batch.items()}
 
 
 def human(size: float) -> str:
