@@ -5,7 +5,6 @@ import email.policy
 import json
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 import xxhash
@@ -20,19 +19,14 @@ ALIKE = 0.5  # share of common shingles from which on two mails count as nearly 
 
 
 class _Words(HTMLParser):
-    """Collects what a reader of a page sees and, if asked, whose machine its links name."""
+    """Collects what a reader of a page sees."""
 
-    def __init__(self, links: bool):
+    def __init__(self):
         super().__init__()
-        self.parts, self.hidden, self.links = [], 0, links
+        self.parts, self.hidden = [], 0
 
     def handle_starttag(self, tag, attrs):
         self.hidden += tag in ("script", "style")
-        if self.links and not self.hidden:
-            named = dict(attrs)
-            targets = [named[key] for key in ("href", "action") if named.get(key)]
-            self.parts += [f"[{host(target)}]" for target in targets]
-            self.parts += ["[image]"] * (tag == "img")
 
     def handle_endtag(self, tag):
         self.hidden -= tag in ("script", "style") and self.hidden > 0
@@ -42,27 +36,16 @@ class _Words(HTMLParser):
             self.parts.append(data)
 
 
-def host(target: str) -> str:
-    """Where a link leads: the host of a URL, "mailto" and the domain of an address, "here" otherwise."""
-    try:
-        url = urlsplit(target.strip())
-    except ValueError:  # such as a bracket that is not closed
-        return "?"
-    if url.scheme == "mailto":
-        return "mailto " + url.path.rpartition("@")[2]
-    return url.netloc or url.scheme or "here"
-
-
-def plain(html: str, links: bool = False) -> str:
-    """The visible words of a page; with `links` each link's host and each image stand in brackets."""
-    parser = _Words(links)
+def plain(html: str) -> str:
+    """The visible words of a page."""
+    parser = _Words()
     parser.feed(html)
     parser.close()
     return " ".join(" ".join(parser.parts).split())
 
 
-def body(mail: str, links: bool = False) -> str:
-    """The text of a mail's parts without any header; of a page, its visible words (`plain`)."""
+def body(mail: str) -> str:
+    """The text of a mail's parts without any header; of a page, its visible words."""
     message = email.message_from_string(mail, policy=email.policy.compat32)
     found = []
     for part in message.walk():
@@ -75,23 +58,21 @@ def body(mail: str, links: bool = False) -> str:
         except LookupError:
             text = raw.decode("latin-1")
         text = text.replace("\0", " ")
-        found.append(plain(text, links) if kind == "text/html" else text.strip())
+        found.append(plain(text) if kind == "text/html" else text.strip())
     return "\n".join(text for text in found if text)
 
 
 def mails(folder: Path):
-    """(text with links, visible words, label) of every mail with words in its body, in a fixed order;
-    says how many had none."""
+    """(text, label) of every mail with a body, in a fixed order; says how many had none."""
     empty = 0
     for name, label in FOLDERS:
         paths = sorted((Path(folder) / name).glob("*.json"))
         if not paths:
             raise FileNotFoundError(f"no mails in {Path(folder) / name}")
         for path in paths:
-            whole = json.loads(path.read_text(encoding="utf-8"))["text"]
-            words = body(whole)
-            if words:
-                yield body(whole, links=True), words, label
+            text = body(json.loads(path.read_text(encoding="utf-8"))["text"])
+            if text:
+                yield text, label
             else:
                 empty += 1
     if empty:

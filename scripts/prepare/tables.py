@@ -40,11 +40,10 @@ def part(key: str) -> str:
 
 
 def spam(source: Path):
-    """Mails without their headers; an empty body is left out and counted. Near-duplicates are told
-    by their words alone: the hosts of links often differ where nothing else does."""
+    """Mails without their headers; an empty body is left out and counted."""
     rows = list(mail.mails(source))
-    groups = mail.near([words for _, words, _ in rows])
-    for (text, _, label), group in zip(rows, groups, strict=True):
+    groups = mail.near([text for text, _ in rows])
+    for (text, label), group in zip(rows, groups, strict=True):
         yield {"text": text, "label": label, "group": group}
 
 

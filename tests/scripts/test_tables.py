@@ -37,36 +37,6 @@ def test_a_body_has_no_header_and_no_markup():
     assert tables_mail.body(both) == "one"
 
 
-def test_a_page_names_where_its_links_lead_if_asked():
-    page = (
-        '<style>p {x}</style><a href="http://shop.example/x?id=9">Buy</a> <img src="a.gif"><a name="top">'
-        '<a href="MAILTO:us@mail.example">write</a><form action="/go"><a href="http://[x">odd</a>'
-        '<script><a href="http://evil.example">no</a></script><a href="">none</a>'
-    )
-    assert tables_mail.body(mail(page, "text/html")) == "Buy write odd none"
-    assert tables_mail.body(mail(page, "text/html"), links=True) == (
-        "[shop.example] Buy [image] [mailto mail.example] write [here] [?] odd none"
-    )
-    assert tables_mail.body(mail("see http://a.example/b"), links=True) == "see http://a.example/b"
-
-
-def test_groups_of_mails_are_told_by_words_alone(tmp_path):
-    for folder, _ in tables_mail.FOLDERS:
-        (tmp_path / folder).mkdir()
-    pages = [f'<a href="http://h{n}.example">{WORDS}</a>' for n in range(2)]
-    pages += ['<img src="a">', "hi"]
-    for n, page in enumerate(pages):
-        path = tmp_path / "spam-1" / f"{n}.json"
-        path.write_text(json.dumps({"text": mail(page, "text/html")}))
-    for folder, _ in tables_mail.FOLDERS:
-        (tmp_path / folder / "z.json").write_text(json.dumps({"text": mail(folder * 3)}))
-    made = [row for row in tables.spam(tmp_path) if row["label"] == "spam"]
-    assert [row["text"] for row in made[:3]] == [
-        f"[h0.example] {WORDS}", f"[h1.example] {WORDS}", "hi"
-    ]  # fmt: skip
-    assert made[0]["group"] == made[1]["group"] != made[2]["group"]
-
-
 def test_an_unknown_charset_is_read_all_the_same():
     assert tables_mail.body(mail("plain", 'text/plain; charset="no-such"')) == "plain"
 
