@@ -158,7 +158,7 @@ def test_a_best_json_that_is_no_use_is_said_and_the_run_goes_on(tmp_path, capfd,
     config, task = watched([1], steps=1)
     fit(config, task, tmp_path)
     (tmp_path / "best.json").write_text(text)
-    config, task = watched([3], steps=2)
+    config, task = watched([1, 3], steps=2)  # step 1 is evaluated again: nothing is known of it
     fit(config, task, tmp_path)
     assert words in capfd.readouterr().err and held(tmp_path) == [2]
 
