@@ -181,7 +181,8 @@ def room(planned) -> int:
     if not limit or jax.local_devices()[0].platform != "cpu":
         return limit
     held = [x for x in jax.tree.leaves(planned.task.frozen) if isinstance(x, jax.Array)]
-    shards = [part.data.nbytes for x in held for part in x.addressable_shards]
+    each = lambda x: math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    shards = [each(x) * len(x.sharding.addressable_devices) for x in held]
     return limit + sum(shards) // jax.local_device_count()
 
 
