@@ -41,11 +41,11 @@ RESULTS = "test.json"
 def run(config, workdir) -> Fitted:
     """Trains, keeps the best, scores the test part with it; with LoRA writes a PEFT folder."""
     config, o, material, stream = _open(config)
-    print("; ".join(f"{name} {count:,}" for name, count in material.counts.items()), flush=True)
+    if jax.process_index() == 0:
+        print("; ".join(f"{name} {x:,}" for name, x in material.counts.items()), flush=True)
     base = None
     if lora.settings(config)["rank"]:
-        base = lora.base(config, o)
-        base = jax.device_put(base, shard.params(base, shard.mesh(config.mesh)))
+        base = origin.placed(lora.base(config, o), config)
     task = make_task(config, o, material, stream, base)
     fitted = fit(config, task, workdir)
     if not fitted.stopped:
@@ -260,4 +260,4 @@ def _best(config, fitted, workdir) -> dict:
     params, extra = checkpoint.load_params(folder)
     params = forms.back(params, forms.nest(fitted.state.params))
     whole = {"params": params, **extra}
-    return jax.device_put(whole, shard.params(whole, fitted.plan.mesh, fitted.plan.rules))
+    return shard.laid(whole, fitted.plan.mesh, fitted.plan.rules)

@@ -43,9 +43,9 @@ def run(config, workdir) -> Fitted:
     stream = images.open_stream(config, parts["train"], *loop.slices(config))
     stream = workers.ahead(stream, config.data.get("workers", 0))
     said = ", ".join(f"{len(part):,} pictures to {name}" for name, part in parts.items())
-    print(f"{said}; {len(parts['train'].labels)} classes", flush=True)
-    if note := rescaled(config):
-        print(note, flush=True)
+    told = [f"{said}; {len(parts['train'].labels)} classes", rescaled(config)]
+    if jax.process_index() == 0:
+        print("\n".join(filter(None, told)), flush=True)
     try:
         return loop.train(config, make_task(config, o, parts, stream, taught), workdir)
     finally:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from train.core import checkpoint, forms, integrity
+from train.core import checkpoint, forms, integrity, shard
 from train.core.saver import SAVING, Checkpoints, SaveFailed
 from train.core.state import State
 
@@ -38,7 +38,7 @@ def last(workdir, count: int, like: dict, say=print) -> dict:
     mean = jax.tree.map(lambda x: x / np.float32(len(found)), total)
     placed = forms.back(mean, forms.nest(like["params"]))
     where = jax.tree.map(lambda x: x.sharding, like["params"])
-    made = {**like, "params": jax.device_put(placed, where)}
+    made = {**like, "params": jax.tree.map(shard.put, placed, where)}
     _save(workdir, found[-1], made, say)
     return made
 

@@ -148,8 +148,7 @@ class Loop:
         self.state = state
         self.best.begin(done)
         self.incidents.begin(jax.device_get(state.guard))
-        fixed = self.task.frozen
-        fixed = jax.device_put(fixed, shard.params(fixed, self.plan.mesh, self.task.rules))
+        fixed = shard.laid(self.task.frozen, self.plan.mesh, self.task.rules)
         stopped = False
         pages.trim()
         try:

@@ -77,7 +77,7 @@ def zeros(o: Options) -> dict:
 
 def placed(tree, config, rules=shard.RULES):
     """Parameters laid out on the config's mesh."""
-    return jax.device_put(tree, shard.params(tree, shard.mesh(config.mesh), rules))
+    return shard.laid(tree, shard.mesh(config.mesh), rules)
 
 
 def adapted(config, o: Options, own=None):

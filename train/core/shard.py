@@ -221,11 +221,17 @@ def place(batch: Mapping, mesh: Mesh) -> dict:
 
 
 def put(x, where):
-    """An array that every process holds whole, laid out over all of their devices."""
-    if jax.process_count() == 1:
+    """An array that every process holds whole, laid out over all of their devices; one that lies on
+    several processes' devices already, laid out anew."""
+    if jax.process_count() == 1 or not getattr(x, "is_fully_addressable", True):
         return jax.device_put(x, where)
     held = np.asarray(x)
     return jax.make_array_from_callback(held.shape, where, lambda index: held[index])
+
+
+def laid(tree, mesh: Mesh, rules=RULES):
+    """A pytree of parameters that every process holds whole, laid out by the table."""
+    return jax.tree.map(put, tree, params(tree, mesh, rules))
 
 
 def place_whole(batch: Mapping, mesh: Mesh) -> dict:
