@@ -55,11 +55,7 @@ def _sound(workdir, count: int, say) -> list[Path]:
             say(f"checkpoint {folder.name} is damaged and not averaged: {problems[0]}")
         elif len(steps) < count:
             steps.append(int(folder.name))
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        told = np.int32([*steps, *[-1] * (count - len(steps))])
-        steps = multihost_utils.broadcast_one_to_all(told).tolist()
+    steps = shard.said(np.int32([*steps, *[-1] * (count - len(steps))])).tolist()
     return [folder for folder in found if int(folder.name) in steps]
 
 

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from train.core import forms, integrity
+from train.core import forms, integrity, shard
 from train.core.errors import SAVE_FAILED
 from train.core.state import State
 
@@ -177,13 +177,9 @@ class Checkpoints:
                 (folder / SAVING).touch()
             except OSError as error:
                 failure = error
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            number = (failure.errno or errno.EIO) if failure else 0
-            number = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
-            if number and not failure:
-                failure = OSError(number, f"process 0: {os.strerror(number)}")
+        number = int(shard.said(np.int32((failure.errno or errno.EIO) if failure else 0)))
+        if number and not failure:
+            failure = OSError(number, f"process 0: {os.strerror(number)}")
         if failure:
             raise failure
 
@@ -258,10 +254,7 @@ class Checkpoints:
             problem = problem or problems[0]
             self.say(f"checkpoint {folder.name} is damaged and not used: {problems[0]}")
         step = int(good.name) if good else -1 if not found else -2
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
+        step = int(shard.said(np.int32(step)))
         if step == -2:
             raise ValueError(
                 f"every checkpoint of {self.workdir.name} is damaged: {problem}\n"

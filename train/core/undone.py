@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from train.core import log
+from train.core import log, shard
 
 
 def evaluation(config, workdir, evaluators, best, done: int) -> bool:
@@ -24,11 +24,7 @@ def evaluation(config, workdir, evaluators, best, done: int) -> bool:
         return False
     held = parts(workdir, done) if jax.process_index() == 0 else set()
     lost = not held.issuperset(evaluators) or best.lacks(done)
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        lost = bool(multihost_utils.broadcast_one_to_all(np.int32(lost)))
-    return lost
+    return bool(shard.said(np.int32(lost)))
 
 
 def parts(workdir, step: int) -> set:

@@ -215,7 +215,7 @@ def write_file(path, contents: bytes) -> None:
 
 def is_store(source: str) -> bool:
     """Says whether a source is a store's folder, finished or not."""
-    return ((path := Path(source)) / "store.json").is_file() or (path / "shard-00000.bin").is_file()
+    return any((Path(source) / name).is_file() for name in ("store.json", "shard-00000.bin"))
 
 
 def read_record(folder) -> dict:
