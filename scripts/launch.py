@@ -7,7 +7,7 @@
 does. Their coordinator listens on 127.0.0.1 alone, on a free port. Every line of output carries the
 number of its process. When one process dies the others are ended (two seconds are left to them to
 say why), what the runtime prints about its own death is left out, and the exit status is the first
-one's. SIGTERM and Ctrl-C are passed on as SIGTERM: all stop at the same step, with a checkpoint; the
+one's. One that gives no sign of life ends all after `config.dist.heartbeat` seconds. SIGTERM and Ctrl-C are passed on as SIGTERM: all stop at the same step, with a checkpoint; the
 second one kills.
 """
 
@@ -25,12 +25,13 @@ from train.core.errors import cleanly
 from train.core.launch import DIST
 
 GRACE = 2.0  # seconds that the others have after the first one died
-HEARTBEAT = 10  # seconds after which a silent process counts as lost, where all are on one machine
 # What the runtime prints; after a fatal line of its own only what we say passes.
 _RUNTIME = re.compile(
     r"\[Gloo\] Rank|[IWEF]\d{4} \d\d:\d\d:\d\d|Additional GRPC|:UNKNOWN:|\*\*\* |    @ |PC: @"
 )
+_LISTED = re.compile(r"(\d+|The tasks have crashed.*|)$")  # goes on with such a line
 _FATAL = re.compile(r"F\d{4} \d\d:|Fatal Python error")
+_SILENT = "stopped sending heartbeats"
 _OURS = re.compile(r"error: |start the run again")
 _DEVICES = "--xla_force_host_platform_device_count"
 
@@ -45,7 +46,6 @@ def free_port() -> int:
 def environment(number: int, count: int, devices: int, port: int, given=os.environ) -> dict:
     """What process `number` of `count` finds in its environment."""
     flags = [f for f in given.get("XLA_FLAGS", "").split() if not f.startswith(_DEVICES)]
-    values = (f"127.0.0.1:{port}", count, number, given.get(DIST["heartbeat"], HEARTBEAT))
     return {
         **given,
         "JAX_PLATFORMS": "cpu",
@@ -53,9 +53,10 @@ def environment(number: int, count: int, devices: int, port: int, given=os.envir
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "",
         DIST["local"]: str(count),
-        **dict(zip((DIST[n] for n in ("coordinator", "processes", "process", "heartbeat")),
-                   map(str, values), strict=True)),
-    }  # fmt: skip
+        DIST["coordinator"]: f"127.0.0.1:{port}",
+        DIST["processes"]: str(count),
+        DIST["process"]: str(number),
+    }
 
 
 class Group:
@@ -64,7 +65,7 @@ class Group:
     def __init__(self, command, count: int, devices: int, out=None):
         self.out = out or sys.stdout
         self.lock = threading.Lock()
-        self.ending = self.asked = False
+        self.asked = self.silent = False
         port = free_port()
         self.members, self.readers = [], []
         for number in range(count):
@@ -83,10 +84,13 @@ class Group:
             print(text, file=self.out, flush=True)
 
     def _relay(self, number):
-        aborting = False
+        aborting = within = False
         for line in self.members[number].stdout:
             aborting = aborting or bool(_FATAL.match(line))
-            if _OURS.match(line) or not (aborting or _RUNTIME.match(line)):
+            self.silent = self.silent or (aborting and _SILENT in line)
+            runtime = bool(_RUNTIME.match(line))
+            within = line.endswith(":\n") if runtime else within and bool(_LISTED.match(line))
+            if _OURS.match(line) or not (aborting or runtime or within):
                 self.say(f"[{number}] {line.rstrip()}")
 
     def signal(self, number: int) -> None:
@@ -114,7 +118,6 @@ class Group:
         first = self._failed() if first is None else first
         left = any(process.poll() is None for process in self.members)
         if first is not None and left:
-            self.ending = True
             end = time.monotonic() + GRACE
             while time.monotonic() < end and any(p.poll() is None for p in self.members):
                 time.sleep(0.05)
@@ -128,6 +131,8 @@ class Group:
         how = f"exited with status {status}"
         if status < 0:
             how = f"was killed by {signal.Signals(-status).name}"
+        if status == -signal.SIGABRT and self.silent:
+            how = "ended itself: one of them was silent for longer than config.dist.heartbeat"
         self.say(f"launch: process {first} {how}" + ("; the others were ended" if left else ""))
         return status if status > 0 else 128 - status
 

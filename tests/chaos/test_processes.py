@@ -18,7 +18,8 @@ from tests.train import toy
 from train.core import checkpoint, forms, integrity
 
 ROOT = Path(__file__).resolve().parents[2]
-BOUND = 30.0  # seconds in which a process ends after another was killed; heartbeats are every 10
+BEAT = 10  # seconds without a sign of life after which a killed process is given up
+BOUND = 3.0 * BEAT  # seconds in which a process ends after another was killed
 STEPS = 12
 pytestmark = pytest.mark.chaos
 
@@ -133,7 +134,7 @@ def test_a_killed_peer_ends_the_other_and_the_resumed_run_ends_the_same(
     whole, tmp_path, victim, monkeypatch
 ):
     monkeypatch.setattr(launch, "GRACE", BOUND)  # the other one is left to itself
-    made, out = group(tmp_path, "--config.steps=100000")
+    made, out = group(tmp_path, "--config.steps=100000", f"--config.dist.heartbeat={BEAT}")
     until(lambda: checkpoint.folders(tmp_path))
     addresses = listeners([process.pid for process in made.members])
     os.kill(made.members[victim].pid, signal.SIGKILL)
@@ -160,6 +161,22 @@ def test_a_killed_peer_ends_the_other_and_the_resumed_run_ends_the_same(
     assert {step: ended[step] for step in (8, STEPS)} == {
         step: digests(whole[0])[step] for step in (8, STEPS)
     }
+
+
+def test_a_silent_peer_ends_the_other_and_the_launcher_says_so(tmp_path):
+    code = (
+        "import jax, os, signal, time\nfrom train.core import launch\n"
+        "jax.distributed.initialize(**launch.cluster({'heartbeat': 3}, os.environ))\n"
+        "if jax.process_index() == 1:\n    os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "time.sleep(100)\n"
+    )
+    out = io.StringIO()
+    made = launch.Group([sys.executable, "-c", code], 2, 1, out)
+    assert made.wait() == 128 + signal.SIGABRT
+    assert out.getvalue() == (
+        "launch: process 0 ended itself: one of them was silent for longer than "
+        "config.dist.heartbeat; the others were ended\n"
+    )
 
 
 def test_sigterm_to_one_stops_both_at_the_same_step(tmp_path):
