@@ -1,11 +1,14 @@
 """Configs: loading, overriding with types, and every mistake answered in one to three lines."""
 
+import re
+from pathlib import Path
+
 import pytest
 from ml_collections import ConfigDict
 
 from models import families
-from train.core import arguments, config, errors, validate
-from train.data import prepare
+from train.core import arguments, config, errors, fields, validate
+from train.data import labelled, prepare
 
 SMALL = dict(vocab=64, context=32, layers=2, width=32, heads=4)
 
@@ -31,9 +34,9 @@ def unsaid(call, *words) -> list:
 
 
 def test_shared_fields_have_defaults_and_types():
-    settings = make(optim=dict(lr=1), extra=dict(depth=3))
+    settings = make(optim=dict(lr=1))
     assert settings.optim.lr == 1.0 and isinstance(settings.optim.lr, float)
-    assert settings.optim.b1 == 0.9 and settings.mesh.data == -1 and settings.extra.depth == 3
+    assert settings.optim.b1 == 0.9 and settings.mesh.data == -1
     assert settings.loop == "lm" and settings.init.checkpoint == ""
     validate.validate(settings)
 
@@ -142,7 +145,7 @@ def test_a_mistaken_argument(given, words):
         (dict(optim=dict(lr=float("nan"))), ["optim.lr is nan", "finite"]),
         (dict(optim=dict(lr=float("inf"))), ["optim.lr is inf", "finite"]),
         (dict(watchdog=float("inf")), ["watchdog is inf"]),
-        (dict(own=dict(x=((1.0, float("nan")),))), ["config.own.x", "finite"]),
+        (dict(loop="ppo", kl=dict(x=((1.0, float("nan")),))), ["config.kl.x", "finite"]),
         (dict(optim=dict(multipliers=(("embed", -1.0),))), ["multipliers", '"embed"', "0 or more"]),
         (dict(seed=1 << 32), ["config.seed", "less than"]),
         (dict(steps=1 << 31), ["config.steps", "less than"]),
@@ -168,8 +171,16 @@ def test_fields_that_contradict_each_other(changes, words):
         (dict(steps=10.0), ["config.steps", "float"]),
         (dict(seed=None), ["config.seed is None", "cannot be overridden"]),
         (dict(data=dict(heldout=["a"])), ["config.data.heldout", "a tuple"]),
-        (dict(extra=dict(x=[1])), ["config.extra.x", "a tuple"]),
-        (dict(extra=dict(x=(1, "a"))), ["config.extra.x", "one type"]),
+        (dict(loop="ppo", kl=dict(x=[1])), ["config.kl.x", "a tuple"]),
+        (dict(loop="ppo", kl=dict(x=(1, "a"))), ["config.kl.x", "one type"]),
+        (dict(lenth=5), ["'lm'", "lenth", '"length"']),
+        (dict(smoothing=0.1), ["'lm'", "smoothing"]),
+        (dict(data=dict(sorce="web")), ["config.data", "sorce", '"source"']),
+        (dict(data=dict(masking=dict(rate=0.2))), ["config.data", "masking"]),
+        (dict(loop="mlm", data=dict(maskin=dict(rate=0.2))), ["config.data", "maskin", '"masking"']),
+        (dict(loop="seq2seq", smothing=0.1), ["'seq2seq'", "smothing", '"smoothing"']),
+        (dict(loop="vision", data=dict(labeled=0.1)), ["config.data", "labeled", '"labelled"']),
+        (dict(loop="classify", data=dict(truncat=True)), ["config.data", "truncat", '"truncate"']),
         (dict(optim=dict(learning_rate=1.0)), ["config.optim", "learning_rate"]),
         (dict(optim=3), ["config.optim", "section"]),
         (dict(log=dict(evry=5)), ["config.log", "evry", '"every"']),
@@ -186,10 +197,10 @@ def test_files_and_variants(tmp_path, monkeypatch):
     path = tmp_path / "mine.py"
     path.write_text(
         "from ml_collections import ConfigDict\nVARIANTS = ('tiny', 'large')\n"
-        "def get_config(variant='tiny'):\n    return ConfigDict(dict(name=variant))\n"
+        "def get_config(variant='tiny'):\n    return ConfigDict(dict(data=dict(source=variant)))\n"
     )
-    assert config.load(str(path)).name == "tiny"
-    assert config.load(f"{path}:large").name == "large"
+    assert config.load(str(path)).data.source == "tiny"
+    assert config.load(f"{path}:large").data.source == "large"
     assert not unsaid(lambda: config.load(f"{path}:larg"), "larg", '"large"', "tiny")
     assert not unsaid(lambda: config.load(str(tmp_path / "mien.py")), "mien.py", '"mine.py"')
     assert not unsaid(lambda: config.load("configs/gpt22.py"), "gpt22.py", '"gpt2.py"')
@@ -201,6 +212,16 @@ def test_files_and_variants(tmp_path, monkeypatch):
     assert not unsaid(lambda: config.load(str(path)), "get_config")
     path.write_text("def get_config(v=''):\n    return {}\n")
     assert not unsaid(lambda: config.load(str(path)), "dict", "ConfigDict")
+
+
+def test_every_loop_says_what_it_reads():
+    assert set(fields.OWN) == set(validate.loops())
+    assert set(fields.OWN["classify"][1]) == set(labelled.FIELDS)
+    files = Path(config.__file__).parents[1].glob("**/*.py")
+    source = "".join(path.read_text() for path in files if path.stem != "fields")
+    for loop, names in fields.OWN.items():
+        for name in (*names[0], *names[1]):
+            assert re.search(rf'["\.]{name}\b', source), (loop, name)
 
 
 def test_phases_and_the_rest_of_the_run():

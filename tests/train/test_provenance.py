@@ -21,7 +21,8 @@ def sample():
                 "phases": ((10, 32, 4), (20, 64, 4)),
                 "optim": {"lr": 1e-30, "multipliers": (("blocks/0/", 0.5),)},
                 "data": {"mixture": (("a", 1.0),), "heldout": ()},
-                "extra": {"inner": {"flag": True, "one": 1, "text": "ü\n"}},
+                "loop": "ppo",
+                "kl": {"inner": {"flag": True, "one": 1, "text": "ü\n"}},
             }
         )
     )

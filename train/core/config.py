@@ -11,6 +11,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from models.options import Options
+from train.core import fields
 from train.core.errors import nearest
 
 OPTIMIZERS = ("adamw", "adafactor", "lion", "lamb", "muon", "sgd", "rmsprop")
@@ -19,8 +20,8 @@ SCHEDULES = (
 )  # fmt: skip
 DECAY = r"(kernel|embedding)$"
 
-# What every loop reads, with the type of each field. A config may leave fields out; a loop may add
-# sections and fields of its own, which are taken with the types that the config file gives them.
+# What every loop reads, with the type of each field. A config may leave fields out; a loop has fields
+# and sections of its own (`fields`), which are taken with the types that the config file gives them.
 DEFAULTS = {
     "loop": "lm",
     "seed": 0,
@@ -149,18 +150,20 @@ def complete(config: ConfigDict) -> ConfigDict:
     ValueError names a field of another type than the default's, a None, or a list.
     """
     given = config.copy_and_resolve_references().to_dict()
-    for name, value in _defaults(given.get("loop")).items():
+    loop = given.get("loop", DEFAULTS["loop"])
+    defaults = _defaults(loop)
+    top, data = fields.own(loop)
+    if loop in fields.OWN:
+        _known(f"config (loop {loop!r})", given, (*top, "model", *defaults))
+    for name, value in defaults.items():
         if not isinstance(value, dict):
             given[name] = _like(name, given.get(name, value), value)
             continue
         section = given.setdefault(name, {})
         if not isinstance(section, dict):
             raise ValueError(f"config.{name} is {section!r}; expected a section")
-        known = (*value, *CLOSED.get(name, section))
-        unknown = [key for key in section if key not in known]
-        if unknown:
-            hint = nearest(unknown[0], known)
-            raise ValueError(f"config.{name} has no field {unknown[0]!r}; {hint}")
+        more = data if name == "data" and loop in fields.OWN else CLOSED.get(name, section)
+        _known(f"config.{name}", section, (*more, *value))
         for key, default in value.items():
             section[key] = _like(f"{name}.{key}", section.get(key, default), default)
     if not isinstance(given.get("model", {}), dict):
@@ -171,6 +174,13 @@ def complete(config: ConfigDict) -> ConfigDict:
     for key, value in leaves(config):
         _like(key, value, value)
     return config
+
+
+def _known(where: str, given, known):
+    """ValueError names a field that there is not."""
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        raise ValueError(f"{where} has no field {unknown[0]!r}; {nearest(unknown[0], known)}")
 
 
 def _defaults(loop) -> dict:
