@@ -176,6 +176,27 @@ def finish(state: dict, prompt: int) -> Generated:
     )
 
 
+def sound(out: Generated) -> Generated:
+    """The results again; ValueError where a token had nothing to be drawn from.
+
+    Bans that leave no token, or a model whose logits are NaN, would give token 0. Not looked at under
+    a trace, where arrays are spread over several processes, and for beams, which end by themselves.
+    """
+    drawn = out.sample_log_probs
+    if out.sequences_scores is not None or not getattr(drawn, "is_fully_addressable", True):
+        return out
+    if isinstance(drawn, jax.core.Tracer) or np.isfinite(drawn).all():
+        return out
+    row, at = np.argwhere(~np.isfinite(np.asarray(drawn)))[0]
+    why = "the model's logits are not finite"
+    if np.isfinite(np.asarray(out.log_probs)[row, at]):
+        why = (
+            "no token is left; bad_words, no_repeat_ngram, suppress and min_new_tokens together "
+            "forbid all"
+        )
+    raise ValueError(f"row {row}, new token {at + 1}: {why}")
+
+
 def decode(step, params, cache, tokens, mask, keys, s: Settings, reorder=None, limits=None):
     """The whole of generation as a pure function: see `start` for the arguments."""
     if s.num_beams > 1:
@@ -223,7 +244,7 @@ def generate(
     [B,2S,M]); `prompt` [B,T] is how each target begins, by default with `o.start` alone. Sampling needs
     `seeds` (an integer per row) or a `key`. `limits` [B]: a row ends after so many new tokens, where
     that is fewer than max_new_tokens. Stop strings need text: see `models.streaming.generate`.
-    ValueError for prompts that do not fit the model's context.
+    ValueError for prompts that do not fit the model's context, and see `sound`.
     """
     s = settings or Settings()
     if s.stop:
@@ -231,4 +252,4 @@ def generate(
     tokens, mask, source = prompts.given(model.o, tokens, mask, s, prompt)
     keys = prompts.row_keys(len(tokens), s, seeds, key)
     limits = None if limits is None else prompts.limits(limits, len(tokens), s)
-    return _whole(Step(model), variables, tokens, mask, keys, s, source, limits)
+    return sound(_whole(Step(model), variables, tokens, mask, keys, s, source, limits))

@@ -150,7 +150,7 @@ def stream(
             pieces = [piece + row.flush() for piece, row in zip(pieces, rows, strict=True)]
         yield pieces
         if finished:
-            return generation.finish(state, prompt)
+            return generation.sound(generation.finish(state, prompt))
         seen = now
         state = generation.proceed(step, variables, state, now + chunk, prompt, core)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import families, prompts
+from models import families, prompts, streaming
 from models import generate as generation
 from models.build import build, example
 from models.generate import generate
@@ -325,3 +325,23 @@ def test_what_does_not_fit_is_said():
         generate(judge, {}, [[1]], None, Settings(max_new_tokens=2))
     with pytest.raises(ValueError, match="expected 1 integers"):
         generate(model, variables, [[1]], None, SAMPLED, seeds=[1, 2])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_where_nothing_is_left_to_draw_the_row_is_named(temperature):
+    model, variables = make("gpt2")
+    s = Settings(max_new_tokens=24, temperature=temperature, no_repeat_ngram=1)
+    again = lambda variables, **s_: generate(
+        model, variables, [[1]], None, dataclasses.replace(s, **s_), [0]
+    )  # noqa: E731
+    assert len(set(again(variables, max_new_tokens=22).new()[0].tolist())) == 22, "each token once"
+    with pytest.raises(ValueError, match="row 0, new token 23: no token is left"):
+        again(variables)
+    with pytest.raises(ValueError, match="row 0, new token 1: no token is left"):
+        again(variables, suppress=tuple(range(23)))
+    broken = jax.tree.map(lambda x: x * np.nan, variables)
+    with pytest.raises(ValueError, match="row 0, new token 1: the model's logits are not finite"):
+        again(broken, max_new_tokens=2)
+    stream = streaming.stream(model, variables, [[1]], None, s, str, [0])
+    with pytest.raises(ValueError, match="new token 23: no token is left"):
+        list(stream)
