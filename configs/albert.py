@@ -80,7 +80,7 @@ def get_config(variant="tiny"):
 
 
 def _embedded(config):
-    config.update(steps=600, batch=32, length=128, micro=1)
+    config.update(steps=3000, batch=32, length=128, micro=1)
     config.model = families.row(
         "albert", "base", vocab=8192, context=128, layers=4, width=256, heads=4, embed_width=128,
         head="pretrain", drop_head=0.0, dtype="bfloat16", stream="float32",
@@ -88,7 +88,7 @@ def _embedded(config):
     config.data.update(
         source="", mixture=(("shakespeare", 0.6), ("web", 0.4)), tokenizer="wordpiece:8192"
     )
-    config.optim.update(lr=5e-3, warmup=60)
-    config.eval.update(every=150, batches=16, pseudo=4)
-    config.checkpoint.update(every=300, keep=1)
+    config.optim.update(lr=5e-3, warmup=300)
+    config.eval.update(every=300, batches=16, pseudo=4)
+    config.checkpoint.update(every=500, keep=1)
     config.log.every = 10

@@ -86,14 +86,14 @@ def get_config(variant="tiny"):
 
 
 def _embedded(config):
-    config.update(steps=600, batch=32, length=128, phases=())
+    config.update(steps=3000, batch=32, length=128, phases=())
     config.model.update(
         vocab=8192, context=128, stream="float32", drop_embed=0.0, drop_attn=0.0, drop_resid=0.0
     )
     config.data.update(
         source="", mixture=(("shakespeare", 0.6), ("web", 0.4)), tokenizer="wordpiece:8192"
     )
-    config.optim.update(lr=1e-3, warmup=60)
-    config.eval.update(every=150, batches=16, pseudo=4)
-    config.checkpoint.update(every=300, keep=1)
+    config.optim.update(lr=1e-3, warmup=300)
+    config.eval.update(every=300, batches=16, pseudo=4)
+    config.checkpoint.update(every=500, keep=1)
     config.log.every = 10
