@@ -51,7 +51,7 @@ def run(config, workdir) -> Fitted:
     if not fitted.stopped:
         variables = _best(config, fitted, workdir)
         if base is not None and jax.process_index() == 0:
-            lora.write(config, o, variables["params"], Path(workdir) / "adapter")
+            lora.write(config, o, variables["params"], Path(workdir) / "adapter", base)
         if "test" in material.rows:
             found = evaluator(config, o, material, "test", base)(variables)
             found = {f"test/{name}": float(value) for name, value in found.items()}
