@@ -2,7 +2,7 @@
 
 classify: accuracy, f1 (of the second label of two; else the mean over labels), matthews, loss.
 regress: pearson, spearman, mean squared error. choice: accuracy. tokens: accuracy, and precision,
-recall and F1 of entities where the labels are IOB2 tags (an entity in words that a row has no room for
+recall and F1 of entities where the labels are IOB or IOBES tags (an entity in words that a row has no room for
 is missed; accuracy is of the words that are read). spans: exact match and F1 of answers. Where pairs are
 the candidates of queries (a cross-encoder), mrr, recall@k and ndcg@10 (`eval.retrieval`).
 """
@@ -106,7 +106,7 @@ def _tokens(found, data) -> dict:
         gold += [label for _, label in pairs]
         ours += [int(row[slot]) for slot, _ in pairs]
     out = {"accuracy": metrics.accuracy(ours, gold)}
-    if all(label == "O" or label[:2] in ("B-", "I-") for label in map(str, labels)):
+    if entities.tagged(labels):
         out.update(_entities(guess, data))
     return out
 
@@ -144,6 +144,10 @@ NAMES = {
 
 def names(task: str, labels=(), ranked: bool = False) -> tuple:
     """Every metric that an evaluation of a task can have; some depend on what the rows hold."""
-    kinds = dict.fromkeys(str(tag)[2:] for tag in labels if str(tag)[:2] in ("B-", "I-"))
-    types = [f"f1/{kind}" for kind in kinds if task == "tokens"]
-    return (*NAMES[task], *types, *(retrieval.NAMES if ranked else ()))
+    found = NAMES[task]
+    if task == "tokens" and not entities.tagged(labels):
+        found = found[:1]
+    elif task == "tokens":
+        kinds = dict.fromkeys(str(tag)[2:] for tag in labels if tag != "O")
+        found += tuple(f"f1/{kind}" for kind in kinds)
+    return (*found, *(retrieval.NAMES if ranked else ()))

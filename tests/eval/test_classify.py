@@ -37,3 +37,16 @@ def test_entities_that_were_cut_off_are_missed():
     assert made["precision"] == pytest.approx(theirs.precision_score(gold, guess))
     short = classify.SCORES["tokens"](found, {"targets": rows.targets, "labels": TAGS})
     assert short["recall"] > made["recall"] and short["accuracy"] == made["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "entities"),
+    [(("O", "S-X", "B-X", "E-X"), True), (("O", "B-X", "I-"), False), (("N", "V"), False)],
+)
+def test_entities_are_scored_where_all_labels_are_tags_of_them(labels, entities):
+    """`names` promises what an evaluation gives, so that a best.metric can be refused before a run."""
+    found = np.zeros((1, 3, len(labels)))
+    targets = [[(slot, slot % len(labels)) for slot in range(3)]]
+    made = classify.SCORES["tokens"](found, {"targets": targets, "labels": labels})
+    assert ("f1" in made) == entities
+    assert set(made) == set(classify.names("tokens", labels))
