@@ -14,17 +14,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from eval import entities, metrics, retrieval, spans
+from models.heads import last_real
 from models.likelihood import pick
+from models.masks import before_separator
 
 LABELS = ("targets", "weights", "rows")
 
 
 def inputs(batch: Mapping, o, task: str) -> dict:
-    """What the model reads of a batch; a Longformer's question and [CLS] see the whole row."""
+    """What the model reads of a batch. Of a Longformer some tokens see the whole row, those that the
+    reference takes: [CLS] and the question before its separators, or each choice; the rest of the heads'
+    are the model's own (`Encoder.features`)."""
     left = LABELS + (() if o.token_types > 1 else ("token_types",))
     given = {name: x for name, x in batch.items() if name not in left}
     if o.windows and task == "spans":
-        given["global_mask"] = batch["mask"] * (batch["token_types"] == 0)
+        separator = jnp.take_along_axis(batch["tokens"], last_real(batch["mask"])[:, None], 1)
+        given["global_mask"] = batch["mask"] * before_separator(batch["tokens"], separator)
+    if o.windows and task == "choice":
+        given["global_mask"] = batch["mask"] * (batch["token_types"] == 1)
     return given
 
 
