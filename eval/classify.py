@@ -2,7 +2,7 @@
 
 classify: accuracy, f1 (of the second label of two; else the mean over labels), matthews, loss.
 regress: pearson, spearman, mean squared error. choice: accuracy. tokens: accuracy, and precision,
-recall and F1 of entities where the labels are IOB2 tags (an entity in words that a row has no room for
+recall and F1 of entities where the labels are IOB or IOBES tags (an entity in words that a row has no room for
 is missed; accuracy is of the words that are read). spans: exact match and F1 of answers. Where pairs are
 the candidates of queries (a cross-encoder), mrr, recall@k and ndcg@10 (`eval.retrieval`).
 """
@@ -14,17 +14,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from eval import entities, metrics, retrieval, spans
+from models.heads import last_real
 from models.likelihood import pick
+from models.masks import before_separator
 
 LABELS = ("targets", "weights", "rows")
 
 
 def inputs(batch: Mapping, o, task: str) -> dict:
-    """What the model reads of a batch; a Longformer's question and [CLS] see the whole row."""
+    """What the model reads of a batch. Of a Longformer some tokens see the whole row, those that the
+    reference takes: [CLS] and the question before its separators, or each choice; the rest of the heads'
+    are the model's own (`Encoder.features`)."""
     left = LABELS + (() if o.token_types > 1 else ("token_types",))
     given = {name: x for name, x in batch.items() if name not in left}
     if o.windows and task == "spans":
-        given["global_mask"] = batch["mask"] * (batch["token_types"] == 0)
+        separator = jnp.take_along_axis(batch["tokens"], last_real(batch["mask"])[:, None], 1)
+        given["global_mask"] = batch["mask"] * before_separator(batch["tokens"], separator)
+    if o.windows and task == "choice":
+        given["global_mask"] = batch["mask"] * (batch["token_types"] == 1)
     return given
 
 
@@ -106,7 +113,7 @@ def _tokens(found, data) -> dict:
         gold += [label for _, label in pairs]
         ours += [int(row[slot]) for slot, _ in pairs]
     out = {"accuracy": metrics.accuracy(ours, gold)}
-    if all(label == "O" or label[:2] in ("B-", "I-") for label in map(str, labels)):
+    if entities.tagged(labels):
         out.update(_entities(guess, data))
     return out
 
@@ -144,6 +151,10 @@ NAMES = {
 
 def names(task: str, labels=(), ranked: bool = False) -> tuple:
     """Every metric that an evaluation of a task can have; some depend on what the rows hold."""
-    kinds = dict.fromkeys(str(tag)[2:] for tag in labels if str(tag)[:2] in ("B-", "I-"))
-    types = [f"f1/{kind}" for kind in kinds if task == "tokens"]
-    return (*NAMES[task], *types, *(retrieval.NAMES if ranked else ()))
+    found = NAMES[task]
+    if task == "tokens" and not entities.tagged(labels):
+        found = found[:1]
+    elif task == "tokens":
+        kinds = dict.fromkeys(str(tag)[2:] for tag in labels if tag != "O")
+        found += tuple(f"f1/{kind}" for kind in kinds)
+    return (*found, *(retrieval.NAMES if ranked else ()))

@@ -110,12 +110,15 @@ def scores(
 
 
 def best_threshold(found, golds) -> tuple[float, float]:
-    """(F1, threshold on score - null) that is best over all questions, as SQuAD 2.0's script sweeps."""
+    """(F1, threshold on score - null) that is best over all questions, as SQuAD 2.0's script sweeps.
+
+    Where it is best to give all answers the threshold is a number below every difference.
+    """
     margin = np.array([row["score"] - row["null"] for row in found])
     gain = np.array([f1(row["text"], gold) if gold else 0.0 for row, gold in zip(found, golds)])
     empty = np.array([float(not gold) for gold in golds])
     order = np.argsort(-margin, kind="stable")
     totals = empty.sum() + np.concatenate([[0.0], np.cumsum((gain - empty)[order])])
     best = int(np.argmax(totals))
-    edges = np.concatenate([margin[order], [-np.inf]])
-    return float(totals[best] / len(golds)), float(edges[best])
+    least = margin[np.isfinite(margin)].min(initial=1.0) - 1
+    return float(totals[best] / len(golds)), float(max([*margin[order], least][best], least))

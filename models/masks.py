@@ -105,6 +105,6 @@ class Globals:
         return take(x, self.index)
 
 
-def before_separator(tokens, separator: int):
-    """True before each row's first separator: a question's tokens, global in span tasks. [B,T]."""
+def before_separator(tokens, separator):
+    """True before each row's first separator, an id or ids [B,1]: a question, global in span tasks. [B,T]."""
     return jnp.cumsum((tokens == separator).astype(jnp.int32), 1) == 0

@@ -112,9 +112,13 @@ def tags(reader: Reader, rows, scores, texts) -> list:
 
 
 def answers(rows, scores, texts) -> list:
-    """Of each question its answer and by how much it beats having none (logits)."""
+    """Of each question its answer and by how much it beats having none (logits; None without a span)."""
     made = spans.answers(scores, rows.extra["windows"], [text for _, text in texts])
-    return [{"answer": row["text"], "margin": row["score"] - row["null"]} for row in made]
+    margins = [row["score"] - row["null"] for row in made]
+    return [
+        {"answer": row["text"], "margin": margin if np.isfinite(margin) else None}
+        for row, margin in zip(made, margins, strict=True)
+    ]
 
 
 def masks(reader: Reader, rows, logits, top: int) -> list:
@@ -207,7 +211,8 @@ def show(found: dict):
     if "value" in found:
         print(f"  {found['value']:.4f}")
     elif "answer" in found:
-        print(f"  {found['answer']!r}  ({found['margin']:+.2f} against none)")
+        margin = "no span" if found["margin"] is None else f"{found['margin']:+.2f} against none"
+        print(f"  {found['answer']!r}  ({margin})")
     elif "tags" in found:
         pairs = zip(found["words"], found["tags"], strict=True)
         print("  " + " ".join(f"{word}/{tag or '-'}" for word, tag in pairs))

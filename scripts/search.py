@@ -27,8 +27,7 @@ from rich.progress import track
 from eval import classify as scoring
 from eval import retrieval
 from models.build import build
-from models.interop import adapters
-from models.interop.untrusted import read_json
+from models.interop import adapters, sentences
 from scripts.baseline import tfidf
 from scripts.convert import is_reference
 from train.core import checkpoint, reference
@@ -77,7 +76,7 @@ def load(path) -> Searcher:
         raise ValueError(f"{path} is no encoder with a tokenizer.json")
     pool = loaded.options.pool
     if loaded.options.head != "embed":
-        pool = "first" if _pools_first(path) else "mean"
+        pool = sentences.pool(_whole(path))
     o = loaded.options.replace(head="embed", pool=pool, pooler=False, labels=0)
     own = {"embed", "blocks", "norm"}
     params = {name: x for name, x in loaded.variables["params"].items() if name in own}
@@ -85,11 +84,11 @@ def load(path) -> Searcher:
     return Searcher(build(o), jax.device_put({"params": params}), tokenizer)
 
 
-def _pools_first(folder: Path) -> bool:
+def _whole(folder: Path) -> Path:
+    """The folder of the model: a PEFT folder's base."""
     while adapters.found(folder):
         folder = adapters.base(folder)
-    file = folder / "1_Pooling" / "config.json"
-    return file.is_file() and read_json(file).get("pooling_mode_cls_token") is True
+    return folder
 
 
 def passages(source: str, least: int = 20) -> list:
@@ -136,8 +135,10 @@ def recall(searcher: Searcher, queries, passages, length: int) -> dict:
 
 def main(argv=None):
     a = arguments(argv)
-    if a.top < 1 or a.length < 3 or a.limit < 0:
-        raise ValueError("--top is at least 1, --length at least 3, --limit 0 or more")
+    if a.top < 1 or a.length < 3 or a.limit < 0 or a.characters < 4:
+        raise ValueError(
+            "--top is at least 1, --length at least 3, --limit 0 or more, --characters at least 4"
+        )
     if bool(a.pairs) == bool(a.corpus) or bool(a.pairs) == bool(a.queries):
         raise ValueError("give queries and --corpus to search, or --pairs to measure")
     searcher = load(a.source)

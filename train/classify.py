@@ -51,7 +51,7 @@ def run(config, workdir) -> Fitted:
     if not fitted.stopped:
         variables = _best(config, fitted, workdir)
         if base is not None and jax.process_index() == 0:
-            lora.write(config, o, variables["params"], Path(workdir) / "adapter")
+            lora.write(config, o, variables["params"], Path(workdir) / "adapter", base)
         if "test" in material.rows:
             found = evaluator(config, o, material, "test", base)(variables)
             found = {f"test/{name}": float(value) for name, value in found.items()}
@@ -208,6 +208,10 @@ def class_weights(config, material):
     if not given and not balanced:
         return None
     count = len(material.labels)
+    if balanced and material.task != "classify":
+        raise ValueError(
+            f"config.data.balanced weighs the labels of task classify; the task is {material.task}"
+        )
     if material.task != "classify" or (given and (len(given) != count or min(given) < 0)):
         raise ValueError(
             f"config.data.class_weights={given}: expected {count} weights of at least 0, for "

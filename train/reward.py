@@ -45,7 +45,7 @@ def run(config, workdir) -> Fitted:
         (Path(workdir) / RESULTS).write_text(json.dumps(found, indent=1) + "\n")
         print("  ".join(f"{name[6:]} {x:.3f}" for name, x in found.items() if name.count("/") == 1))
         if base is not None:
-            lora.write(config, o, fitted.variables()["params"], Path(workdir) / "adapter")
+            lora.write(config, o, fitted.variables()["params"], Path(workdir) / "adapter", base)
     return fitted
 
 

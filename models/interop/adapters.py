@@ -1,8 +1,9 @@
 """Adapter folders of the PEFT library: adapter_config.json and adapter_model.safetensors.
 
 Names come from the family's rename table: a kernel that stands alone in one of their tensors has an
-adapter `base_model.model.NAME.lora_A.weight` [r, in] and `lora_B` [out, r]; what is trained whole is
-saved under its own name and listed in `modules_to_save`.
+adapter `base_model.model.NAME.lora_A.weight` [r, in] and `lora_B` [out, r], a table of embeddings
+`lora_embedding_A` [r, V] and `lora_embedding_B` [D, r]; what is trained whole is saved under its own name
+and listed in `modules_to_save`.
 
 Their `lora_dropout` drops the input of `lora_A` in training and changes nothing afterwards. Ours adds
 the adapters to the weights before anything is multiplied (`train.core.lora`), where there is no such
@@ -12,7 +13,6 @@ A folder holds no model: `base` is the place of the one that it adapts, `added` 
 """
 
 import json
-import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.interop import describe, tensors, untrusted
+from models.interop import adapter_config, describe, tensors, untrusted
 from models.interop.names import TABLES
 from models.interop.rename import flatten, lines, nest
 from models.options import Options
@@ -32,6 +32,7 @@ TASKS = {
 }  # fmt: skip
 HEADS = {task: head for head, task in TASKS.items() if head != "lm"}
 NAME = "adapter_config.json"
+_HALVES = ("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B")
 
 
 def found(path) -> bool:
@@ -113,14 +114,20 @@ def _modules(o: Options) -> dict:
     return found
 
 
-def write(folder, o: Options, trained: Mapping, rank: int, alpha: float, base: str = "") -> None:
+def write(
+    folder, o: Options, trained: Mapping, rank: int, alpha: float, base: str = "", under=None
+) -> None:
     """Writes a folder from `{"lora": {path: {a, b}}, ...whole subtrees}`.
 
-    base: what the adapters belong to, for the reader. ValueError, before anything is written, for an
-    adapted kernel that the reference stores together with others.
+    base: what the adapters belong to, for the reader; under: its parameters, of which the head's are
+    taken that the reference saves whole and this run has not trained. ValueError, before anything is
+    written, for an adapted kernel that the reference stores together with others, or ties to the head.
     """
+    task = "SEQ_2_SEQ_LM" if o.kind == "encdec" else TASKS.get(o.head)
     known, theirs, targets, whole = _modules(o), {}, [], []
-    for path, x in sorted(flatten(trained).items()):
+    ours = flatten(trained)
+    ours |= _kept(known, task, ours, flatten(under or {}))
+    for path, x in sorted(ours.items()):
         adapter = path.startswith("lora/")
         name = path.removeprefix("lora/").rsplit("/", 1)[0] if adapter else path
         if name not in known:
@@ -128,15 +135,15 @@ def write(folder, o: Options, trained: Mapping, rank: int, alpha: float, base: s
         line, module = known[name]
         if not adapter:
             theirs[STEM + line.theirs[0]] = line.save([x])[0]
-            whole.append(module)
-        elif path.endswith("/a"):
-            theirs[f"{STEM}{module}.lora_A.weight"] = np.ascontiguousarray(np.asarray(x).T)
-            targets.append(module)
-        else:
-            theirs[f"{STEM}{module}.lora_B.weight"] = np.ascontiguousarray(np.asarray(x).T)
+            whole.append(adapter_config.kept(task, module) or module)
+            continue
+        _untied(name, o)
+        half = _HALVES[name.endswith("/embedding")][path.endswith("/b")]
+        theirs[f"{STEM}{module}.{half}"] = np.ascontiguousarray(np.asarray(x).T)
+        targets.append(module)
     config = {
         "peft_type": "LORA",
-        "task_type": "SEQ_2_SEQ_LM" if o.kind == "encdec" else TASKS.get(o.head),
+        "task_type": task,
         "base_model_name_or_path": base,
         "r": rank,
         "lora_alpha": alpha,
@@ -154,16 +161,40 @@ def write(folder, o: Options, trained: Mapping, rank: int, alpha: float, base: s
     tensors.write(folder / "adapter_model.safetensors", theirs)
 
 
+def _kept(known, task, ours, under) -> dict:
+    """The parameters of `under` that a folder must hold besides: whole modules of the task's head."""
+    found = {}
+    for path, (_, module) in known.items():
+        if adapter_config.kept(task, module) and path not in ours:
+            if path not in under:
+                raise ValueError(
+                    f"the reference saves {module} whole with the head; {path} is not trained: "
+                    "config.lora.whole must match it"
+                )
+            found[path] = under[path]
+    return found
+
+
+def _untied(path, o: Options):
+    """ValueError for an adapter of a token table that is the language head's kernel, too."""
+    if path == "embed/tokens/embedding" and o.tied and o.head in ("lm", "masked", "pretrain"):
+        raise ValueError(
+            f"{path} is also the kernel of the head (model.tied), where the reference has no adapter"
+        )
+
+
 def read(folder, o: Options) -> tuple[dict, int, float]:
     """(trained tree, rank, alpha) of a folder for a model with these options.
 
-    Every tensor must have a place: ValueError names one that has none, a shape that does not fit, or
-    a kind of adapter that is not LoRA as we compute it (ranks by module, biases, DoRA). A folder that
-    was trained with `lora_dropout` gives a UserWarning: it computes the same, but trains on without.
+    The adapters are those of one alpha / rank: where a folder has several ranks or scales (`use_rslora`,
+    `rank_pattern`, `alpha_pattern`), `b` holds the difference. Every tensor must have a place: ValueError
+    names one that has none, a shape that does not fit, or a kind of adapter that is not LoRA as we
+    compute it (biases, DoRA, changed bases). A folder that was trained with `lora_dropout` gives a
+    UserWarning: it computes the same, but trains on without.
     """
     folder = Path(folder)
     config = untrusted.read_json(folder / NAME)
-    _refuse(folder, config)
+    adapter_config.check(folder, config)
     if config.get("lora_dropout"):
         warnings.warn(
             f"{folder} was trained with lora_dropout={config['lora_dropout']!r:.20} on the adapters' "
@@ -171,25 +202,40 @@ def read(folder, o: Options) -> tuple[dict, int, float]:
             stacklevel=2,
         )
     rank, alpha = config["r"], float(config["lora_alpha"])
-    files = tensors.open_folder(folder)
-    places, made = {}, {}
-    for path, (line, module) in _modules(o).items():
-        places[STEM + line.theirs[0]] = path, line, line.shape
-        if line.theirs[0].endswith(".weight") and len(line.shape) == 2:
-            inward, out = line.matrix
-            places[f"{STEM}{module}.lora_A.weight"] = f"lora/{path}/a", None, (rank, inward)
-            places[f"{STEM}{module}.lora_B.weight"] = f"lora/{path}/b", None, (out, rank)
+    files, made = tensors.open_folder(folder), {}
+    places = _places(o, config)
     for name in files:
         if name not in places:
             raise ValueError(f"{folder} holds {name!r:.120}, which this model has no place for")
-        path, line, shape = places[name]
+        path, line, shape, own = places[name]
         if files.shape(name) != shape:
-            more = f", as the rank is {rank}" if line is None else ""
+            more = f", as the rank is {own[0]}" if line is None else ""
             raise ValueError(f"{name!r:.120} has shape {files.shape(name)}; expected {shape}{more}")
         plain = np.asarray(files[name], np.float32)
-        made[path] = np.ascontiguousarray(plain.T) if line is None else line.load([plain])[0]
-    _paired(folder, made, {place: name for name, (place, _, _) in places.items()})
+        if line is not None:
+            made[path] = line.load([plain])[0]
+            continue
+        _untied(path.removeprefix("lora/").rsplit("/", 1)[0], o)
+        more = own[1] / (alpha / rank) if path.endswith("/b") else 1.0
+        made[path] = np.ascontiguousarray(plain.T) * np.float32(more)
+    _paired(folder, made, {place: name for name, (place, *_) in places.items()})
     return nest(made), rank, alpha
+
+
+def _places(o: Options, config) -> dict:
+    """{their name: (our path, its line or None for half an adapter, shape, (rank, scale))}."""
+    places = {}
+    for path, (line, module) in _modules(o).items():
+        own = adapter_config.scale(config, module)
+        places[STEM + line.theirs[0]] = path, line, line.shape, own
+        if line.theirs[0].endswith(".weight") and len(line.shape) == 2:
+            inward, out = line.matrix
+            shapes = (own[0], inward), (out, own[0])
+            kinds = _HALVES if path.endswith("/embedding") else _HALVES[:1]  # ours had the first
+            for halves in kinds:
+                for half, letter, shape in zip(halves, "ab", shapes, strict=True):
+                    places[f"{STEM}{module}.{half}"] = f"lora/{path}/{letter}", None, shape, own
+    return places
 
 
 def _paired(folder, made, names):
@@ -198,21 +244,3 @@ def _paired(folder, made, names):
         other = path[:-1] + ("b" if path.endswith("/a") else "a")
         if other not in made:
             raise ValueError(f"{folder} holds {names[path]!r:.120} without {names[other]!r:.120}")
-
-
-def _refuse(folder, config):
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if config.get("peft_type") != "LORA" or type(rank) is not int:
-        raise ValueError(f"{folder} is no LoRA adapter: peft_type is {config.get('peft_type')!r}")
-    if rank < 1 or type(alpha) not in (int, float) or not math.isfinite(alpha):
-        raise ValueError(
-            f"{folder} has r={rank} and lora_alpha={alpha!r:.40}; expected at least 1 and a number"
-        )
-    for name, off in (
-        ("bias", "none"), ("use_dora", False), ("use_rslora", False), ("rank_pattern", {}),
-        ("alpha_pattern", {}), ("lora_bias", False),
-    ):  # fmt: skip
-        if config.get(name, off) not in (off, None):
-            raise ValueError(
-                f"{folder}: {name}={config[name]!r} is not supported; expected {off!r}"
-            )

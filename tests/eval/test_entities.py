@@ -8,13 +8,15 @@ from seqeval.metrics.sequence_labeling import get_entities
 from eval import entities
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-X-Y", "I-X-Y")
+ENDED = (*TAGS, "S-PER", "E-PER", "S-LOC", "E-LOC", "S-X-Y", "E-X-Y")
 
 
 def sentences(seed, count=30):
     rng = np.random.default_rng(seed)
+    tags = (TAGS, ENDED)[seed % 2]
     lengths = rng.integers(1, 12, count)
-    gold = [[TAGS[i] for i in rng.integers(0, len(TAGS), n)] for n in lengths]
-    keep = lambda tag: tag if rng.random() < 0.7 else TAGS[rng.integers(0, len(TAGS))]
+    gold = [[tags[i] for i in rng.integers(0, len(tags), n)] for n in lengths]
+    keep = lambda tag: tag if rng.random() < 0.7 else tags[rng.integers(0, len(tags))]
     return [[keep(tag) for tag in row] for row in gold], gold
 
 
@@ -39,6 +41,9 @@ def test_entities(seed):
 def test_what_cannot_be_scored():
     with pytest.raises(ValueError, match="sentence 0 has 2 tags and 1 predictions"):
         entities.scores([["O"]], [["O", "O"]])
-    with pytest.raises(ValueError, match="tag 1 is 'PER'"):
-        entities.entities(["O", "PER"])
+    for tag in ("PER", "I-", "B", "-", "L-PER"):
+        with pytest.raises(ValueError, match=f"tag 1 is '{tag}'"):
+            entities.entities(["O", tag])
+        assert not entities.tagged(["O", "B-PER", tag])
+    assert entities.tagged(["O", *ENDED]) and entities.tagged([])
     assert entities.scores([["O"]], [["O"]])["f1"] == 0.0

@@ -106,3 +106,17 @@ def test_the_best_threshold_is_the_best(seed):
     at = lambda t: spans.scores(found, golds, t)["f1"]
     tried = [at(row["score"] - row["null"] - 1e-9) for row in found] + [at(1e9)]
     assert value == pytest.approx(max(tried)) == at(threshold)
+
+
+def test_a_threshold_that_gives_every_answer_is_a_number():
+    """So that it can be what config.data.threshold says; a window without a span has none to give."""
+    found = [{"text": "a", "score": 3.0, "null": 0.0}, {"text": "", "score": -np.inf, "null": 0.0}]
+    value, threshold = spans.best_threshold(found, [["a"], []])
+    assert value == 1.0 and np.isfinite(threshold)
+    assert spans.scores(found, [["a"], []], threshold)["f1"] == value
+    found[1].update(text="b", score=4.0)
+    value, threshold = spans.best_threshold(
+        [*found, {**found[0], "score": -7.0}], [["a"], [], ["a"]]
+    )
+    assert threshold == -8.0 and value == pytest.approx(2 / 3)
+    assert spans.best_threshold(found[1:], [[]]) == (1.0, 4.0)

@@ -43,10 +43,12 @@ def trained(o):
 def test_written_and_read_again(tmp_path, family):
     o = options(family)
     made = trained(o)
-    adapters.write(tmp_path, o, made, 3, 6.0, "some/base")
+    adapters.write(tmp_path, o, made, 3, 6.0, "some/base", drawn(o))
     again, rank, alpha = adapters.read(tmp_path, o)
     assert (rank, alpha) == (3, 6.0)
     before, after = forms.flat(made), forms.flat(again)
+    if family == "roberta":  # whose classifier is saved whole
+        before |= {name: x for name, x in forms.flat(drawn(o)).items() if name.startswith("pool/")}
     assert before.keys() == after.keys()
     for path, x in before.items():
         np.testing.assert_array_equal(x, after[path])
@@ -85,8 +87,16 @@ def test_a_folder_of_the_library_gives_its_scores():
     [
         ("peft_type", "IA3", "no LoRA adapter"),
         ("use_dora", True, "use_dora=True is not supported"),
-        ("rank_pattern", {"query": 4}, "rank_pattern"),
+        ("bias", "lora_only", "bias='lora_only' is not supported"),
+        ("rank_pattern", {"query": 4}, "the rank is 4"),
+        ("rank_pattern", {"(a+)+": 4}, "rank_pattern=.*expected names of modules"),
+        ("alpha_pattern", {"query": True}, "alpha_pattern=.*numbers above 0"),
         ("r", 5, "the rank is 5"),
+        ("lora_alpha", 0, "lora_alpha=0; expected .* above 0"),
+        ("init_lora_weights", "pissa_niter_4", "belongs to a base whose kernels were changed"),
+        ("init_lora_weights", "olora", "converted to plain LoRA"),
+        ("alora_invocation_tokens", [3], r"alora_invocation_tokens=\[3\] is not supported"),
+        ("a_field_to_come", {"x": 1}, "a_field_to_come=.* is not supported"),
     ],
 )
 def test_other_adapters_are_refused(tmp_path, field, value, words):
@@ -96,6 +106,74 @@ def test_other_adapters_are_refused(tmp_path, field, value, words):
     path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
     with pytest.raises(ValueError, match=words):
         adapters.read(tmp_path, o)
+
+
+@pytest.mark.parametrize("more", [{"init_lora_weights": "orthogonal"}, {"use_dora": False}])
+def test_fields_that_change_nothing_are_read(tmp_path, more):
+    o = options()
+    adapters.write(tmp_path, o, trained(o), 3, 6.0)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **more, "arrow_config": None}))
+    assert adapters.read(tmp_path, o)[1:] == (3, 6.0)
+
+
+def test_every_module_has_its_own_scale(tmp_path):
+    """alpha / sqrt(r) with use_rslora; ranks and alphas of modules by name, as the library finds them."""
+    o, flat = options(), forms.flat(trained(options()))
+    stem, rng = "blocks/{}/attn/q/kernel", np.random.default_rng(0)
+    for layer, rank in ((0, 3), (1, 5)):
+        path = "lora/" + stem.format(layer)
+        flat[f"{path}/a"] = rng.normal(0, 1, (16, rank)).astype(np.float32)
+        flat[f"{path}/b"] = rng.normal(0, 1, (rank, 16)).astype(np.float32)
+    adapters.write(tmp_path, o, forms.nest(flat), 3, 6.0)
+    path, base = tmp_path / "adapter_config.json", drawn(o)
+    config = json.loads(path.read_text())
+    patterns = {"rank_pattern": {"layer.1.attention.self.query": 5}, "alpha_pattern": {"query": 7}}
+    for more, scales in (
+        (patterns, {0: 7 / 3, 1: 7 / 5}),
+        ({**patterns, "use_rslora": True}, {0: 7 / 3**0.5, 1: 7 / 5**0.5}),
+    ):
+        path.write_text(json.dumps({**config, **more}))
+        made, rank, alpha = adapters.read(tmp_path, o)
+        found = forms.flat(lora.merge(base, made, {"rank": rank, "alpha": alpha}))
+        for layer, scale in scales.items():
+            name = stem.format(layer)
+            delta = scale * flat[f"lora/{name}/a"] @ flat[f"lora/{name}/b"]
+            wanted = forms.flat(base)[name] + delta.reshape(16, 2, 8)
+            np.testing.assert_allclose(found[name], wanted, atol=1e-5)
+
+
+def test_the_reference_saves_a_classifier_whole(tmp_path):
+    """RoBERTa's has two layers: the library finds neither where the folder names them apart."""
+    o = options("roberta")
+    with pytest.raises(
+        ValueError, match=r"saves classifier.dense whole.*pool/kernel is not trained"
+    ):
+        adapters.write(tmp_path, o, trained(o), 3, 6.0)
+    assert not list(tmp_path.iterdir())
+    adapters.write(tmp_path, o, trained(o), 3, 6.0, under=drawn(o))
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["modules_to_save"] == ["classifier"]
+    held = load_file(tmp_path / "adapter_model.safetensors")
+    assert all(f"base_model.model.classifier.{n}.bias" in held for n in ("dense", "out_proj"))
+
+
+def test_embeddings_have_names_of_their_own(tmp_path):
+    o = options()
+    how = {**HOW, "targets": r"embed/(tokens|types)/embedding$"}
+    made = forms.flat(lora.init(jax.random.key(1), drawn(o), how))
+    made = forms.nest({path: np.asarray(x) + 0.1 for path, x in made.items()})
+    adapters.write(tmp_path, o, made, 3, 6.0)
+    held = load_file(tmp_path / "adapter_model.safetensors")
+    stem = "base_model.model.bert.embeddings.word_embeddings"
+    assert held[f"{stem}.lora_embedding_A"].shape == (3, 40)
+    assert held[f"{stem}.lora_embedding_B"].shape == (16, 3)
+    again = forms.flat(adapters.read(tmp_path, o)[0])
+    for path, x in forms.flat(made).items():
+        np.testing.assert_array_equal(again[path], x)
+    tied = options(head="masked", labels=0)
+    with pytest.raises(ValueError, match="also the kernel of the head"):
+        adapters.write(tmp_path, tied, {"lora": made["lora"]}, 3, 6.0)
 
 
 def test_dropout_that_is_not_ours_is_said(tmp_path, recwarn):

@@ -124,6 +124,16 @@ def test_an_answer_is_a_part_of_the_text_wherever_it_stands(family, tmp_path, ca
     assert len(found["answer"].split()) <= 30
 
 
+def test_a_text_without_a_word_has_no_answer(tmp_path, capsys):
+    """What is printed is JSON, which has no infinity."""
+    folder = made(tmp_path, "spans")
+    assert call(capsys, folder, "--question", "who sat", "--text", "")[0] == {
+        "answer": "", "margin": None,
+    }  # fmt: skip
+    predict.main(["--from", str(folder), "--question", "who sat", "--text", ""])
+    assert "''  (no span)" in capsys.readouterr().out
+
+
 def test_masks_are_filled_with_the_likeliest_tokens(tmp_path, capsys):
     folder = made(tmp_path, "masked")
     text = "the [MASK] sat on [MASK]"

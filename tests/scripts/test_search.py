@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models import families
-from models.interop import hf
+from models.interop import hf, sentences
 from models.options import Options
 from scripts import search
 from tests.models.test_adapters import GOLDEN, drawn
@@ -91,9 +91,45 @@ def test_an_exported_run_pools_as_it_was_trained(tmp_path):
     assert [module["path"] for module in modules] == ["", "1_Pooling", "2_Normalize"]
 
 
-def test_a_reference_folder_is_averaged_as_its_pooling_says(tmp_path):
-    assert not search._pools_first(tmp_path)
-    (tmp_path / "1_Pooling").mkdir()
-    (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
-    assert search._pools_first(tmp_path)
+def pooled(tmp_path, told):
+    (tmp_path / "1_Pooling").mkdir(exist_ok=True)
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(told))
+    return sentences.pool(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("told", "pool"),
+    [
+        ({}, "mean"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "first"),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": False}, "mean"),
+        ({"pooling_mode_mean_sqrt_len_tokens": True}, "mean"),
+        ({"pooling_mode": "cls"}, "first"),
+    ],
+)
+def test_a_reference_folder_is_pooled_as_it_says(tmp_path, told, pool):
+    assert sentences.pool(tmp_path) == "mean"
+    assert pooled(tmp_path, told) == pool
     assert hf.options(GOLDEN / "base").kind == "encoder"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"pooling_mode_max_tokens": True},
+        {"pooling_mode_lasttoken": True, "pooling_mode_mean_tokens": False},
+        {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True},
+        {"pooling_mode": "max"},
+        {"pooling_mode": [{}]},
+    ],
+)
+def test_other_vectors_than_ours_are_refused(tmp_path, told):
+    """Averaged, they would be ranked all the same, and wrongly."""
+    with pytest.raises(ValueError, match="pools by .*expected the first token or the mean"):
+        pooled(tmp_path, told)
+    (tmp_path / "1_Pooling" / "config.json").unlink()
+    (tmp_path / "2_Normalize").mkdir()
+    assert sentences.pool(tmp_path) == "mean"
+    (tmp_path / "2_Dense").mkdir()
+    with pytest.raises(ValueError, match="vectors with 2_Dense"):
+        sentences.pool(tmp_path)

@@ -203,6 +203,23 @@ def test_decay_touches_kernels_and_embeddings_only():
         np.testing.assert_allclose(x, before * factor, rtol=1e-6, err_msg=path)
 
 
+def test_adapters_decay_and_have_the_rate_of_what_they_adapt():
+    """Of a run that trains adapters alone, too: its decay would match nothing."""
+    half = {"a": jnp.ones((D, 2)), "b": jnp.ones((2, D))}
+    params = {"lora": {"blocks": {"0": {"mlp": {"up": {"kernel": half, "bias": half}}}}}}
+    zero = jax.tree.map(jnp.zeros_like, params)
+    config = options(weight_decay=0.5, lr=0.1, multipliers=((r"^blocks/0/", 0.5),))
+    after, _ = run(config, params, [zero], 1)
+    after = after["lora"]["blocks"]["0"]["mlp"]["up"]
+    for name in half:
+        np.testing.assert_allclose(after["kernel"][name], 1 - 0.5 * 0.1 * 0.5, rtol=1e-6)
+        np.testing.assert_array_equal(after["bias"][name], 1.0)
+    with pytest.raises(
+        ValueError, match='optim.freeze: "\\^blocks/" matches no .*like "lora/blocks'
+    ):
+        optim.build(options(freeze="^blocks/"), 10, params)
+
+
 def test_state_in_bfloat16_is_half_the_first_moment():
     apart, _ = trees()
     state = optim.build(options(state_dtype="bfloat16"), 10, apart)[0].init(apart)

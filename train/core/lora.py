@@ -166,15 +166,15 @@ def merge(base, trained, how: dict) -> dict:
     return forms.nest(flat)
 
 
-def write(config, o, params, folder):
-    """Writes trained adapters as a PEFT folder, or says why there is none."""
+def write(config, o, params, folder, base=None):
+    """Writes trained adapters as a PEFT folder, or says why there is none; base: what they adapt."""
     from models.interop import adapters
 
-    how = settings(config)
+    how, base = settings(config), base if jax.process_count() == 1 else None
     source = config.init.get("reference", "") or config.init.get("checkpoint", "")
     try:
         trained = jax.device_get(params)
-        adapters.write(folder, o, trained, how["rank"], how["alpha"], source)
+        adapters.write(folder, o, trained, how["rank"], how["alpha"], source, base)
         print(f"adapter      {folder}")
     except ValueError as error:
         print(f"no adapter folder: {error}")

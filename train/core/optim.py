@@ -4,7 +4,9 @@ Regexes (`decay`, `freeze`, `multipliers`) are searched in per-layer paths such 
 `blocks/7/attn/q/kernel`, whether the layers are stored apart or stacked on a leading axis
 (`blocks/attn/q/kernel [L,...]`): a stacked array gets an [L] vector of factors where its layers
 differ. Optimizers with a rule per tensor (Adafactor, LAMB, Muon) treat each layer of a stacked
-array as a tensor of its own, so both forms make the same updates.
+array as a tensor of its own, so both forms make the same updates. Low-rank adapters have the decay and
+the rate of the kernels that they are added to; `freeze` reads their own paths alone
+(`lora/blocks/7/attn/q/kernel/a`).
 
 The order of a step: frozen entries drop out, the global norm of the rest is clipped, the rule,
 decoupled weight decay (for `lamb` inside the trust ratio, for `sgd` and `rmsprop` added to the
@@ -23,6 +25,7 @@ from train.core.errors import nearest
 from train.core.schedules import schedule
 
 _STACKED = re.compile(r"(^|/)blocks/(?!\d+(/|$))")
+_ADAPTER = re.compile(r"lora/(.*)/[ab]")
 _PROJECTION = re.compile(r"(^|/)(q|k|v)/(kernel|bias)$")
 _OUTPUT = re.compile(r"(^|/)o/kernel$")
 _HIDDEN = re.compile(r"(^|/)(q|k|v|o|up|gate|down)/kernel$")
@@ -214,6 +217,12 @@ def _by_path(factors: dict, function):
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+def _adapted(path: str) -> list:
+    """The path of the kernel that half an adapter (`lora/PATH/a`) is added to: its decay and its rate."""
+    found = _ADAPTER.fullmatch(path)
+    return [found[1]] if found else []
+
+
 def _factors(params, rules, default: float, field: str) -> dict:
     """{path: factor} of the first rule that matches; a stacked array's factor may be [L,1,...]."""
     unused = {regex for regex, _ in rules}
@@ -221,7 +230,11 @@ def _factors(params, rules, default: float, field: str) -> dict:
     for path, leaf in _flat(params):
         row = []
         for name in layer_paths(path, leaf.shape):
-            hits = [(regex, factor) for regex, factor in rules if re.search(regex, name)]
+            names = [name, *_adapted(name)] if field != "optim.freeze" else [name]
+            hits = [
+                (regex, factor) for regex, factor in rules
+                if any(re.search(regex, other) for other in names)
+            ]  # fmt: skip
             unused -= {regex for regex, _ in hits}
             row.append(hits[0][1] if hits else default)
         same = len(set(row)) == 1

@@ -7,6 +7,7 @@ window that does not hold the whole answer has its targets at [CLS], as has a qu
 
 import numpy as np
 
+from train.data import tokenizer_file
 from train.data.encode import Fitting, Rows
 from train.data.labelled import Examples
 from train.data.sentences import Frame
@@ -74,11 +75,15 @@ def _windows(frame, question, ids, length, stride):
 
 
 def offsets(tokenizer, texts) -> list:
-    """(ids int32 [n], offsets int64 [n,2] in characters, white space left out) of each text."""
+    """(ids int32 [n], offsets int64 [n,2] in characters, white space left out) of each text.
+
+    Special tokens written out in a text are text, as in every other task.
+    """
     made = []
-    for text, found in zip(
-        texts, tokenizer.raw.encode_batch(list(texts), add_special_tokens=False), strict=True
-    ):
+    for number, text in enumerate(texts):
+        tokenizer_file.unicode(text, f"text {number}")
+    every = tokenizer.plain.encode_batch(list(texts), add_special_tokens=False)
+    for text, found in zip(texts, every, strict=True):
         places = np.asarray(found.offsets, np.int64).reshape(-1, 2)
         for row in places:
             while row[0] < row[1] and text[row[0]].isspace():

@@ -7,7 +7,7 @@ from pathlib import Path
 from models.interop import adapters
 from models.interop.tokens import read_tokenizer
 from models.interop.untrusted import read_json
-from train.core import reference
+from train.core import reference, sections
 from train.data import encode, labelled, spans
 from train.data import tokenizer as tokenizers
 from train.data.opening import get
@@ -111,12 +111,15 @@ def open_material(config, tokenizer) -> Material:
     """Reads, splits and encodes; ValueError names file, row and column of what is wrong."""
     task = get(config, "data.task", "classify")
     _check_weights(tuple(get(config, "data.class_weights", ())))
+    numbers = {n: get(config, f"data.{n}", labelled.FIELDS[n]) for n in ("temperature", "longest")}
+    sections.positive("data", numbers, ["temperature"])
+    sections.within("data", numbers, {"longest": (1, None)})
     parts, counts = labelled.open_parts(config)
     truncate, length = bool(get(config, "data.truncate", False)), int(get(config, "length", 0))
     rows, labels = {}, ()
     for part in [name for name in labelled.PARTS if name in parts]:
         examples = labelled.examples(parts[part], config, labels)
-        labels = labels or examples.labels
+        labels = labels or _several(examples)
         if task == "spans":
             stride = int(get(config, "data.stride", 128))
             made = spans.encode(examples, tokenizer, length, stride, truncate)
@@ -130,6 +133,16 @@ def open_material(config, tokenizer) -> Material:
         made.extra.update(labelled.ranking(examples, config))
         rows[part] = made
     return Material(task, tokenizer, rows, labels, counts)
+
+
+def _several(examples) -> tuple:
+    """The labels; ValueError for one alone, which any model gives: nothing would be learned."""
+    if len(examples.labels) == 1:
+        raise ValueError(
+            f"{examples.table.source}: every label is {examples.labels[0]!r}; expected two or more, to be "
+            "told apart"
+        )
+    return examples.labels
 
 
 def _check_weights(given):

@@ -90,7 +90,7 @@ class Tokenizer:
         return self.kind != "file"
 
     @cached_property
-    def _plain(self):
+    def plain(self):
         """The same tokenizer, but reading special tokens in the text as ordinary characters."""
         copy = tokenizers.Tokenizer.from_str(self.raw.to_str())
         copy.encode_special_tokens = True
@@ -120,7 +120,7 @@ class Tokenizer:
             tokenizer_file.unicode(text, f"text {number}")
         if not special and self.kind in ("char", "byte"):
             return [self._encode_units(text) for text in texts]
-        raw = self.raw if special else self._plain
+        raw = self.raw if special else self.plain
         cut = _cut if self.exact else lambda text: [text]
         pieces = [cut(text) for text in texts]
         flat = [piece for parts in pieces for piece in parts]

@@ -71,3 +71,20 @@ def test_a_question_without_room_is_refused_or_cut():
     assert cut.cut == 1 and max(len(pair[0][0]) for pair in cut.parts) <= 40
     with pytest.raises(ValueError, match="does not go with config.length"):
         rows("w1", stride=40)
+
+
+@pytest.mark.parametrize("kind", ["wordpiece:700", "bpe:500"])
+def test_special_tokens_that_a_text_spells_are_text(kind):
+    """A separator of the text's own would end the window for the model."""
+    tokenizer = made.named(kind, [TEXT * 3], encoder=True)
+    names = [tokenizer.raw.id_to_token(i) for i in (tokenizer.sep, tokenizer.mask, tokenizer.pad)]
+    text = f"w1 {names[0]} w2 {names[1]}{names[2]} w3"
+    ((ids, places),) = spans.offsets(tokenizer, [text])
+    np.testing.assert_array_equal(ids, tokenizer.encode(text, special=False))
+    assert not {tokenizer.sep, tokenizer.mask, tokenizer.pad} & set(ids.tolist())
+    assert text[places[0][0] : places[-1][1]] == text
+
+
+def test_a_context_that_is_no_text_is_named():
+    with pytest.raises(ValueError, match="text 0 .*surrogate"):
+        spans.offsets(TOKENIZER, ["a \ud800 b"])

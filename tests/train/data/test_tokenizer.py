@@ -83,7 +83,7 @@ def test_roles_survive_saving_and_special_text_is_data_when_asked(trained, tmp_p
 def test_the_fast_path_gives_the_library_s_ids(spec):
     made = tokenizer.named(spec, CORPUS)
     for text in HARD + CORPUS:
-        slow = made._plain.encode(text, add_special_tokens=False).ids
+        slow = made.plain.encode(text, add_special_tokens=False).ids
         assert made.encode(text, special=False).tolist() == slow
 
 
