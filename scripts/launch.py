@@ -7,8 +7,8 @@
 does. Their coordinator listens on 127.0.0.1 alone, on a free port. Every line of output carries the
 number of its process. When one process dies the others are ended (two seconds are left to them to
 say why), what the runtime prints about its own death is left out, and the exit status is the first
-one's. One that gives no sign of life ends all after `config.dist.heartbeat` seconds. SIGTERM and Ctrl-C are passed on as SIGTERM: all stop at the same step, with a checkpoint; the
-second one kills.
+one's. One that gives no sign of life ends all after `config.dist.heartbeat` seconds. SIGTERM and
+Ctrl-C are passed on as SIGTERM: all stop at the same step, with a checkpoint; the second one kills.
 """
 
 import argparse

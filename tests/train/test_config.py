@@ -177,7 +177,10 @@ def test_fields_that_contradict_each_other(changes, words):
         (dict(smoothing=0.1), ["'lm'", "smoothing"]),
         (dict(data=dict(sorce="web")), ["config.data", "sorce", '"source"']),
         (dict(data=dict(masking=dict(rate=0.2))), ["config.data", "masking"]),
-        (dict(loop="mlm", data=dict(maskin=dict(rate=0.2))), ["config.data", "maskin", '"masking"']),
+        (
+            dict(loop="mlm", data=dict(maskin=dict(rate=0.2))),
+            ["config.data", "maskin", '"masking"'],
+        ),
         (dict(loop="seq2seq", smothing=0.1), ["'seq2seq'", "smothing", '"smoothing"']),
         (dict(loop="vision", data=dict(labeled=0.1)), ["config.data", "labeled", '"labelled"']),
         (dict(loop="classify", data=dict(truncat=True)), ["config.data", "truncat", '"truncate"']),
