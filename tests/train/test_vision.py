@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from eval import images as scoring
 from eval import probe
 from models import families
+from models.build import build
 from models.options import Options
 from scripts import probe as command
 from tests.train import toy
@@ -314,3 +315,25 @@ def test_a_start_that_knows_pixels_of_another_scale_is_said(parent, data, tmp_pa
     assert "mean (0.1,) and deviation (0.2,)" in vision.rescaled(made)
     (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5], "image_std": [0.5]}')
     assert vision.rescaled(made) == ""
+
+
+def test_averages_have_statistics_of_their_own_on_one_device_and_on_eight(data, tmp_path):
+    made = {}
+    for count in (1, 8):
+        changes = {"steps": 1, "optim.ema": 0.5, "mesh.data": count}
+        c = config("resnet", data, **changes)
+        made[count] = jax.device_get(train("resnet", data, tmp_path / str(count), **changes).state)
+    one, eight = (forms.flat(made[count].ema_extra) for count in (1, 8))
+    c, o, parts = vision._open(c)
+    batch = images.open_stream(c, parts["train"]).batch(0)
+    model = build(o)
+    fresh = jax.tree.map(np.zeros_like, made[1].extra)
+    fresh = jax.tree.map_with_path(lambda path, x: x + (path[-1].key == "var"), fresh)
+    variables = {"params": made[1].ema, **fresh}
+    wanted = forms.flat(vision.forward(model, variables, batch, None)[1])
+    assert one.keys() == wanted.keys() and len(one) >= 6
+    for name, value in wanted.items():
+        np.testing.assert_allclose(one[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(eight[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+    own = forms.flat(made[1].extra)
+    assert any(not np.allclose(own[name], value, rtol=1e-3) for name, value in one.items())
