@@ -184,8 +184,7 @@ def make_task(config, o: Options, parts, stream, teacher=None) -> Task:
         if name != "train"
     }
     if config.eval.get("train", False):
-        rows = parts["train"]
-        rows = rows.take(range(min(len(rows), 2000)))
+        rows = images.sample(parts["train"], 2000)
         held = images.held(config, rows, *loop.slices(config))
         evaluators["train"] = scoring.build(model, task, held, loop.placer(config))
     each = 3.0 * operations(o)
