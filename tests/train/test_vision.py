@@ -178,6 +178,21 @@ def test_losses_by_hand():
     np.testing.assert_allclose(vision.mixed(scores, many, True, 0.0), wanted, rtol=1e-5)
 
 
+def test_a_teacher_of_many_labels_decides_or_is_matched_at_a_temperature():
+    rng = np.random.default_rng(0)
+    scores, taught = rng.normal(size=(2, 4, 5)).astype(np.float32) * 3
+    entropy = lambda p, q: -(p * np.log(q) + (1 - p) * np.log(1 - q))
+    squash = lambda x: 1 / (1 + np.exp(-x))
+    how = dict(kind="hard", temperature=2.0, weight=0.25)
+    wanted = entropy(taught > 0, squash(scores)).mean(-1)
+    got = vision.distilled(np.ones(4), scores, taught, True, how)
+    np.testing.assert_allclose(got, 0.75 + 0.25 * wanted, rtol=1e-4)
+    p, q = squash(taught / 2), squash(scores / 2)
+    wanted = 4 * (entropy(p, q) - entropy(p, p)).mean(-1)
+    got = vision.distilled(np.ones(4), scores, taught, True, {**how, "kind": "soft"})
+    np.testing.assert_allclose(got, 0.75 + 0.25 * wanted, rtol=1e-4)
+
+
 def test_meshes_and_micro_batches_agree(data):
     made, o, parts = vision._open(config("vit", data, batch=16, smooth=0.1))
     task = vision.make_task(made, o, parts, images.open_stream(made, parts["train"]))
