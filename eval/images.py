@@ -40,7 +40,7 @@ def build(model, task: str, held, place: Callable | None = None) -> Callable:
 
     def run(variables) -> dict:
         gold = []
-        found = classify.collect(score, variables, _noted(held, gold), place)
+        found = classify.collect(score, variables, noted(held, gold), place)
         made = SCORES[task](found, np.concatenate(gold))
         skipped = getattr(held, "count", 0)
         return {**made, "skipped": float(skipped)} if skipped else made
@@ -48,7 +48,7 @@ def build(model, task: str, held, place: Callable | None = None) -> Callable:
     return run
 
 
-def _noted(held, gold):
+def noted(held, gold):
     """The batches without their targets, which are put into `gold`, of all processes."""
     for batch in held:
         targets, rows = batch["targets"], batch["rows"]
@@ -86,13 +86,18 @@ def binary(scores, targets):
 
 
 def average_precision(scores, gold) -> float:
-    """The mean over classes of the precision at each right answer, best scores first: [N,C]."""
+    """The mean over classes of the precision at each right answer, best scores first: [N,C].
+
+    Rows of equal scores are answers at once, in whatever order they stand, as in scikit-learn.
+    """
     found = []
     for column in range(gold.shape[1]):
         order = np.argsort(-scores[:, column], kind="stable")
-        right = gold[order, column] > 0
+        value, right = scores[order, column], gold[order, column] > 0
         if right.any():
-            precision = np.cumsum(right) / np.arange(1, len(right) + 1)
+            last = np.append(np.flatnonzero(value[1:] != value[:-1]), len(value) - 1)
+            last = last[np.searchsorted(last, np.arange(len(value)))]  # of each row's equals
+            precision = np.cumsum(right)[last] / (last + 1)
             found.append(precision[right].mean())
     return float(np.mean(found)) if found else float("nan")
 

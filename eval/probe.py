@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from eval import classify
+from eval import classify, images
 from models.likelihood import pick
 
 
@@ -24,13 +24,7 @@ def features(model, variables, batches, place=None) -> tuple[np.ndarray, np.ndar
         return model.apply(variables, x, given, method="pooled").astype(jnp.float32)
 
     targets = []
-
-    def noted():
-        for batch in batches:
-            targets.append(batch["targets"][batch["rows"] > 0])
-            yield {"images": batch["images"], "rows": batch["rows"]}
-
-    found = classify.collect(pooled, variables, noted(), place)
+    found = classify.collect(pooled, variables, images.noted(batches, targets), place)
     return found, np.concatenate(targets)
 
 

@@ -34,7 +34,7 @@ def main(argv=None) -> int:
     if "valid" not in parts or parts["train"].targets.ndim > 1:
         raise ValueError(f"{config.data.source} has no held-out part with one label each")
     sides = [
-        probe.features(model, variables, images.held(config, parts[name]))
+        probe.features(model, variables, images.held(config, parts[name], whole=True))
         for name in ("train", "valid")
     ]
     print(f"{len(sides[0][0]):,} pictures, features of {sides[0][0].shape[1]}")

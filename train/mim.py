@@ -148,14 +148,12 @@ def make_task(config, o: Options, parts, stream, tutor=None) -> Task:
 
 def _neighbours(config, model, parts, rows: int):
     """An evaluator: how well nearest neighbours classify the held-out part."""
-    few = parts["train"].take(np.arange(min(rows, len(parts["train"]))))
+    few, own = images.sample(parts["train"], rows), loop.slices(config)
+    held = images.held(config, few, *own, whole=True), images.held(config, parts["valid"], *own)
     place = loop.placer(config)
 
     def run(variables) -> dict:
-        sides = [
-            probe.features(model, variables, images.held(config, part, *loop.slices(config)), place)
-            for part in (few, parts["valid"])
-        ]
+        sides = [probe.features(model, variables, batches, place) for batches in held]
         return {"neighbours": probe.neighbours(*sides)}
 
     return run

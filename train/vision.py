@@ -11,7 +11,7 @@ second one learns from the teacher; of others the only one from both.
 
 A run that starts from `config.init` may have another resolution or other classes; `config.frozen_stats`
 keeps batch normalisation as it was. With `data.task=multilabel` each class is a question of its own
-(binary cross-entropy). What is evaluated was never trained on.
+(binary cross-entropy), to the teacher as well. What is evaluated was never trained on.
 """
 
 import jax
@@ -184,8 +184,7 @@ def make_task(config, o: Options, parts, stream, teacher=None) -> Task:
         if name != "train"
     }
     if config.eval.get("train", False):
-        rows = parts["train"]
-        rows = rows.take(range(min(len(rows), 2000)))
+        rows = images.sample(parts["train"], 2000)
         held = images.held(config, rows, *loop.slices(config))
         evaluators["train"] = scoring.build(model, task, held, loop.placer(config))
     each = 3.0 * operations(o)
@@ -234,13 +233,20 @@ def mixed(scores, batch, many: bool, smooth: float):
 
 
 def distilled(rows, scores, taught, many: bool, how: dict):
-    """The loss of each row with the teacher's part, Touvron et al. 2020, equations 2 and 3."""
-    if many:
-        extra = scoring.binary(scores, jax.nn.sigmoid(taught)).mean(-1)
+    """The loss of each row with the teacher's part, Touvron et al. 2020, equations 2 and 3.
+
+    Of many labels each is a decision of its own, and soft ones are compared likewise.
+    """
+    t = how["temperature"]
+    if many and how["kind"] == "hard":
+        extra = scoring.binary(scores, (taught > 0).astype(jnp.float32)).mean(-1)
+    elif many:
+        theirs = jax.nn.sigmoid(taught / t)
+        apart = scoring.binary(scores / t, theirs) - scoring.binary(taught / t, theirs)
+        extra = t * t * apart.mean(-1)
     elif how["kind"] == "hard":
         extra = -pick(scores, jnp.argmax(taught, -1).astype(jnp.int32))
     else:
-        t = how["temperature"]
         ours, theirs = jax.nn.log_softmax(scores / t), jax.nn.log_softmax(taught / t)
         extra = t * t * jnp.sum(jnp.exp(theirs) * (theirs - ours), -1)
     return (1 - how["weight"]) * rows + how["weight"] * extra

@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 FILE_BYTES = 8 * 2**30
-PROGRAM_BYTES = 16 * 2**20  # of one program
+PROGRAM_BYTES = 4 * 2**20  # of all of a file's programs
 _STORAGES = {
     "FloatStorage": np.dtype("<f4"), "DoubleStorage": np.dtype("<f8"),
     "HalfStorage": np.dtype("<f2"), "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
@@ -46,19 +46,20 @@ class File:
         if size > FILE_BYTES:
             raise ValueError(f"{path} has {size:,} bytes; at most {FILE_BYTES:,} are read")
         self.data = np.memmap(path, np.uint8, "r") if size else np.zeros(0, np.uint8)
+        self.view = memoryview(self.data)  # whose parts cost less than an array's
 
     def fail(self, what):
         raise ValueError(f"{self.path}: {what} (at byte {self.at:,})")
 
     def take(self, count: int) -> bytes:
-        if not 0 <= count <= len(self.data) - self.at:
+        if not 0 <= count <= len(self.view) - self.at:
             self.fail(f"the file ends before {count:,} more bytes; it is truncated or altered")
         self.at += count
-        return self.data[self.at - count : self.at].tobytes()
+        return bytes(self.view[self.at - count : self.at])
 
     def line(self) -> str:
         """Up to the next newline, at most 200 bytes."""
-        end = self.data[self.at : self.at + 200].tobytes().find(b"\n")
+        end = bytes(self.view[self.at : self.at + 200]).find(b"\n")
         if end < 0:
             self.fail("a name of a function has more than 200 bytes")
         return self.take(end + 1)[:-1].decode("ascii", "replace")
@@ -72,10 +73,10 @@ def run(file: File):
 
     Raises ValueError naming the file, the operation or function, and where it stands.
     """
-    stack, memo, first = [], {}, file.at
+    stack, memo = [], {}
     while True:
-        if file.at - first > PROGRAM_BYTES:
-            file.fail(f"one of its pickles has more than {PROGRAM_BYTES:,} bytes")
+        if file.at > PROGRAM_BYTES:
+            file.fail(f"its pickles have more than {PROGRAM_BYTES:,} bytes")
         code = file.take(1)
         if code == b".":
             if len(stack) != 1:

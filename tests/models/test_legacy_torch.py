@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models import interop
-from models.interop import legacy_torch, pth
+from models.interop import legacy_torch, pickles, pth
 
 ORDERED = b"ccollections\nOrderedDict\n)R"
 MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
@@ -173,6 +173,15 @@ def test_dictionaries_that_hold_each_other_do_not_take_forever(read):
         program = ORDERED + b"(" + word("0") + program + b"q\xff" + inner + b"u"
     with pytest.raises(ValueError, match="entries"):
         read(legacy(program))
+
+
+def test_long_programs_are_refused_all_of_them_together(read, monkeypatch):
+    monkeypatch.setattr(pickles, "PROGRAM_BYTES", 2000)
+    same = (word("a") + b"K\x01s") * 160  # 1,440 bytes
+    system = SYSTEM[:-1] + same + b"."
+    with pytest.raises(ValueError, match="pickles have more than 2,000 bytes"):
+        read(legacy(mapping() + same, head=(MAGIC, VERSION, system)))
+    assert read(legacy(mapping(), head=(MAGIC, VERSION, system))) == {}
 
 
 DOUBLED = b")" + b"q\x00h\x00\x86" * 64  # a tuple of two of the tuple before, 64 times

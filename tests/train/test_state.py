@@ -11,14 +11,20 @@ import pytest
 
 from tests.train import toy
 from train.core import checkpoint, forms, start
+from train.core import state as states
 from train.core.anomaly import Guard
 from train.core.plan import plan
 from train.core.saver import Checkpoints
 from train.core.state import _gradients, fresh, make_step
 
 
+def level(params):
+    """What a batch adds to the toy's running mean: it tells which parameters gathered it."""
+    return params["embed"]["tokens"]["embedding"][0, 0]
+
+
 def task(c=None):
-    """The toy with a running mean that every batch moves by one, and what is not averaged."""
+    """The toy with a running mean that every batch moves by `level`, and what is not averaged."""
     made = toy.task(c)
 
     def init(key):
@@ -27,22 +33,30 @@ def task(c=None):
 
     def loss(params, frozen, extra, batch, rng, totals):
         value, (_, sums) = made.loss(params, frozen, {}, batch, rng, totals)
-        return value, (jax.tree.map(lambda x: x + 1, extra), sums)
+        extra = jax.tree.map(lambda x: x + 1, extra)
+        extra["batch_stats"]["norm"]["mean"] += level(params) - 1
+        return value, (extra, sums)
 
     return dataclasses.replace(made, init=init, loss=loss)
 
 
-def test_running_statistics_are_averaged_with_the_parameters():
+@pytest.mark.parametrize("micro", [1, 2])
+def test_running_statistics_of_averages_are_gathered_under_them(micro, monkeypatch):
+    monkeypatch.setattr(states, "YOUNG", 2)
+    monkeypatch.setattr(states, "EVERY", 3)
     ours, tx = task(), optax.sgd(0.1)
     state = jax.jit(lambda: fresh(ours, tx, 0, True))()
-    step = make_step(ours, tx, seed=0, ema=0.75)
-    for number in range(2):
+    step, wanted, own = make_step(ours, tx, seed=0, ema=0.75, micro=micro), 0.0, 0.0
+    for number in range(5):
+        own += micro * float(level(state.params))
         state, _ = step(state, (), toy.batch(0, number))
+        wanted += float(level(state.ema)) * (number in (0, 1, 3))
     stats = state.variables()["batch_stats"]["norm"]
-    np.testing.assert_allclose(stats["mean"], 0.75 * 0.25 + 0.25 * 2, rtol=1e-6)
-    assert int(stats["count"]) == 2 and float(state.variables()["seen"][0]) == 2
-    own = state.variables(averaged=False)["batch_stats"]["norm"]
-    np.testing.assert_array_equal(own["mean"], 2)
+    np.testing.assert_allclose(stats["mean"], wanted, rtol=1e-5)
+    assert int(stats["count"]) == 3 and float(state.variables()["seen"][0]) == 5 * micro
+    given = state.variables(averaged=False)["batch_stats"]["norm"]
+    np.testing.assert_allclose(given["mean"], own, rtol=1e-5)
+    assert abs(own / (5 * micro) - wanted / 3) > 1e-4
 
 
 def test_a_bad_batch_moves_no_average():
@@ -74,8 +88,9 @@ def test_checkpoints_hold_the_averaged_statistics_and_what_loads_them_takes_them
     folder, said = checkpoint.folders(kept["new"])[0], []
     again = checkpoint.restore(folder, p.abstract, p.shardings, p.mesh, p.rules, say=said.append)
     assert toy.digest(again) == toy.digest(state) and not said
-    for averaged, mean in ((True, 0.25), (False, 1)):
+    for averaged, held in ((True, state.ema_extra), (False, state.extra)):
         extra = checkpoint.load_params(folder, averaged)[1]
+        mean = held["batch_stats"]["norm"]["mean"]
         np.testing.assert_array_equal(extra["batch_stats"]["norm"]["mean"], mean)
 
 
@@ -83,22 +98,25 @@ def test_a_checkpoint_without_the_average_resumes_with_its_own_statistics(saved)
     kept, p, state = saved
     folder, said = checkpoint.folders(kept["old"])[0], []
     again = checkpoint.restore(folder, p.abstract, p.shardings, p.mesh, p.rules, say=said.append)
-    np.testing.assert_array_equal(again.ema_extra["batch_stats"]["norm"]["mean"], 1)
+    own = np.asarray(state.extra["batch_stats"]["norm"]["mean"])
+    np.testing.assert_array_equal(again.ema_extra["batch_stats"]["norm"]["mean"], own)
     assert toy.digest(again.params) == toy.digest(state.params)
     assert said == ["checkpoint 00000001 has no average of batch_stats; it begins with today's"]
     extra = checkpoint.load_params(folder)[1]
-    np.testing.assert_array_equal(extra["batch_stats"]["norm"]["mean"], 1)
+    np.testing.assert_array_equal(extra["batch_stats"]["norm"]["mean"], own)
     step = make_step(p.task, p.tx, seed=0, ema=0.75, shardings=p.shardings, guard=p.guard)
     again, _ = step(again, (), toy.batch(0, 1))
-    np.testing.assert_array_equal(again.ema_extra["batch_stats"]["norm"]["mean"], 1.25)
+    moved = again.ema_extra["batch_stats"]["norm"]["mean"]
+    np.testing.assert_allclose(moved, own + level(again.ema), rtol=1e-6)
 
 
 def test_a_run_that_starts_from_statistics_begins_their_average_there(saved):
-    kept, p, _ = saved
+    kept, p, saved_state = saved
     params, extra = checkpoint.load_params(checkpoint.folders(kept["new"])[0])
     state = start.adopt(params, p.task, p, print, "it", extra=extra)
     for held in (state.extra, state.ema_extra):
-        np.testing.assert_array_equal(held["batch_stats"]["norm"]["mean"], 0.25)
+        mean = saved_state.ema_extra["batch_stats"]["norm"]["mean"]
+        np.testing.assert_array_equal(held["batch_stats"]["norm"]["mean"], mean)
 
 
 def test_without_statistics_the_state_is_as_it_was():

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from eval import images as scoring
 from eval import probe
 from models import families
+from models.build import build
 from models.options import Options
 from scripts import probe as command
 from tests.train import toy
@@ -177,6 +178,21 @@ def test_losses_by_hand():
     np.testing.assert_allclose(vision.mixed(scores, many, True, 0.0), wanted, rtol=1e-5)
 
 
+def test_a_teacher_of_many_labels_decides_or_is_matched_at_a_temperature():
+    rng = np.random.default_rng(0)
+    scores, taught = rng.normal(size=(2, 4, 5)).astype(np.float32) * 3
+    entropy = lambda p, q: -(p * np.log(q) + (1 - p) * np.log(1 - q))
+    squash = lambda x: 1 / (1 + np.exp(-x))
+    how = dict(kind="hard", temperature=2.0, weight=0.25)
+    wanted = entropy(taught > 0, squash(scores)).mean(-1)
+    got = vision.distilled(np.ones(4), scores, taught, True, how)
+    np.testing.assert_allclose(got, 0.75 + 0.25 * wanted, rtol=1e-4)
+    p, q = squash(taught / 2), squash(scores / 2)
+    wanted = 4 * (entropy(p, q) - entropy(p, p)).mean(-1)
+    got = vision.distilled(np.ones(4), scores, taught, True, {**how, "kind": "soft"})
+    np.testing.assert_allclose(got, 0.75 + 0.25 * wanted, rtol=1e-4)
+
+
 def test_meshes_and_micro_batches_agree(data):
     made, o, parts = vision._open(config("vit", data, batch=16, smooth=0.1))
     task = vision.make_task(made, o, parts, images.open_stream(made, parts["train"]))
@@ -314,3 +330,25 @@ def test_a_start_that_knows_pixels_of_another_scale_is_said(parent, data, tmp_pa
     assert "mean (0.1,) and deviation (0.2,)" in vision.rescaled(made)
     (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5], "image_std": [0.5]}')
     assert vision.rescaled(made) == ""
+
+
+def test_averages_have_statistics_of_their_own_on_one_device_and_on_eight(data, tmp_path):
+    made = {}
+    for count in (1, 8):
+        changes = {"steps": 1, "optim.ema": 0.5, "mesh.data": count}
+        c = config("resnet", data, **changes)
+        made[count] = jax.device_get(train("resnet", data, tmp_path / str(count), **changes).state)
+    one, eight = (forms.flat(made[count].ema_extra) for count in (1, 8))
+    c, o, parts = vision._open(c)
+    batch = images.open_stream(c, parts["train"]).batch(0)
+    model = build(o)
+    fresh = jax.tree.map(np.zeros_like, made[1].extra)
+    fresh = jax.tree.map_with_path(lambda path, x: x + (path[-1].key == "var"), fresh)
+    variables = {"params": made[1].ema, **fresh}
+    wanted = forms.flat(vision.forward(model, variables, batch, None)[1])
+    assert one.keys() == wanted.keys() and len(one) >= 6
+    for name, value in wanted.items():
+        np.testing.assert_allclose(one[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(eight[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+    own = forms.flat(made[1].extra)
+    assert any(not np.allclose(own[name], value, rtol=1e-3) for name, value in one.items())

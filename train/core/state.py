@@ -25,6 +25,7 @@ from train.core import shard
 from train.core.anomaly import Guard, select
 
 AVERAGED = ("batch_stats",)  # collections that fit the parameters they were gathered under
+YOUNG, EVERY = 1000, 8  # those of averages move in each of the first steps, then in every eighth
 
 
 @jax.tree_util.register_dataclass
@@ -35,7 +36,7 @@ class State:
     `step` is the int32 number of updates done; `extra` the model's other collections (batch
     statistics); `carry` a loop's own (controllers, replay); `ema` the averaged parameters or {};
     `guard` what tells a bad step (`train.core.anomaly`) or {}; `ema_extra` the collections of `extra`
-    that belong to averaged parameters (AVERAGED), averaged with them, or {}.
+    that fit averaged parameters (AVERAGED), gathered under them, or {}.
     """
 
     step: jax.Array
@@ -118,17 +119,32 @@ def fresh(
 
 
 def companions(extra) -> dict:
-    """The first average of the collections that are averaged with the parameters; copies."""
+    """The collections that averaged parameters have of their own, before the first step; copies."""
     return {name: jax.tree.map(jnp.copy, x) for name, x in dict(extra).items() if name in AVERAGED}
 
 
-def _toward(average: dict, extra, decay: float) -> dict:
-    """The average one step on; exact where nothing moved. What counts is as it is."""
+def _gathered(task: Task, micro: int):
+    """`(state, ok, average, frozen, extra, batch, rng) -> ema_extra`, moved on under the averages.
 
-    def moved(a, x):
-        return a + (1 - decay) * (x - a) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+    Running statistics of the parameters themselves do not fit their average, nor does an average of
+    those statistics while the parameters move fast. This is a forward pass (nobody asks for the loss,
+    which is not computed) on the batch, or on its first micro-batch, if the step is `ok` and it is due.
+    """
 
-    return {name: jax.tree.map(moved, a, extra[name]) for name, a in average.items()}
+    def forward(kept, average, frozen, extra, batch, rng):
+        totals = dict(task.totals(batch))
+        part = jax.tree.map(lambda x: x[0], split(batch, micro)) if micro > 1 else batch
+        given = {**dict(extra), **kept}
+        _, (moved, _) = task.loss(average, frozen, given, part, _fold(rng, 0), totals)
+        return {name: moved[name] for name in kept}
+
+    def gather(state: State, ok, *given):
+        if not jax.tree.leaves(state.ema_extra):
+            return state.ema_extra
+        due = ok & ((state.step < YOUNG) | (state.step % EVERY == 0))
+        return jax.lax.cond(due, forward, lambda kept, *_: kept, state.ema_extra, *given)
+
+    return gather
 
 
 def split(batch: Mapping, micro: int) -> dict:
@@ -198,7 +214,8 @@ def make_step(
     """A compiled `step(state, frozen, batch) -> (state, {name: float32 scalar})`.
 
     The state is donated. `seed` None means no random key, which a task with dropout refuses. `ema` is
-    the decay of the averages (0: none). `shardings` (a State of shardings) pins the layout of the new
+    the decay of the averages (0: none); collections of their own are gathered under them in each of
+    the first YOUNG steps and then in every EVERY-th. `shardings` (a State of shardings) pins the layout of the new
     state. `mask(gradients)` zeroes what is not trained (`optim.trained`). Metrics are the loss's own
     means, `loss`, `gradient_norm` (of what is trained, before clipping, which is the optimiser's) and,
     given a schedule, `learning_rate`. With a `guard` the update of a bad batch is not applied, and the
@@ -206,7 +223,7 @@ def make_step(
     """
     if task.dropout and seed is None:
         raise ValueError("the model has dropout, but the step was given no seed to draw it from")
-    gradients = _gradients(task, micro, mask)
+    gradients, gather = _gradients(task, micro, mask), _gathered(task, micro)
 
     def update(grads, params, opt_state, average):
         """A branch of its own under a guard: choosing between old and new would copy both, whole."""
@@ -224,7 +241,8 @@ def make_step(
         if schedule is not None:
             skipped = state.guard["bad"] if guard and guard.policy == "skip" else 0
             metrics["learning_rate"] = jnp.float32(schedule(state.step - skipped))
-        trained, held, done = (state.params, state.opt_state, state.ema), state.guard, 1
+        trained, held = (state.params, state.opt_state, state.ema), state.guard
+        ok, done = True, 1
         if guard is None:
             trained = update(grads, *trained)
         else:
@@ -232,10 +250,8 @@ def make_step(
             trained = jax.lax.cond(ok, update, lambda _, *same: same, grads, *trained)
             extra, done = select(ok, extra, state.extra), 1 - held["tripped"]
             metrics["guard"] = held
-        kept = _toward(state.ema_extra, extra, ema)
-        if guard is not None:
-            kept = select(ok, kept, state.ema_extra)
         params, opt_state, average = trained
+        kept = gather(state, ok, average, frozen, extra, batch, rng)
         new = State(state.step + done, params, extra, opt_state, state.carry, average, held, kept)
         return new, metrics
 

@@ -10,7 +10,9 @@ Pillow converts them; transparency is dropped and EXIF's rotation ignored, as to
 """
 
 import io
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,11 @@ from PIL import Image, UnidentifiedImageError
 
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr", "CMYK")
 MAX_PIXELS = 100_000_000  # 10,000 x 10,000
+# What Pillow's readers raise for files that are damaged.
+DAMAGED = (
+    OSError, SyntaxError, ValueError, EOFError, MemoryError, LookupError, RuntimeError, TypeError,
+    AttributeError, AssertionError, ArithmeticError, struct.error, zlib.error,
+)  # fmt: skip
 
 
 class BadImage(ValueError):
@@ -38,6 +45,8 @@ def decode(raw, channels: int, where: str, max_pixels: int = MAX_PIXELS) -> Imag
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(io.BytesIO(raw) if isinstance(raw, bytes) else raw)
+        if picture.format == "EPS":
+            raise BadImage(f"{where} is PostScript, a program that Pillow would have run")
         width, height = picture.size
         if width * height > max_pixels:
             raise BadImage(
@@ -58,7 +67,7 @@ def decode(raw, channels: int, where: str, max_pixels: int = MAX_PIXELS) -> Imag
         raise BadImage(f"{where} is too large: {error}") from None
     except UnidentifiedImageError:
         raise BadImage(f"{where} is not a picture that Pillow can read") from None
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, IndexError) as error:
+    except DAMAGED as error:
         raise BadImage(f"{where} is damaged: {error or type(error).__name__}") from None
 
 

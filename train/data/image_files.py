@@ -152,9 +152,9 @@ def hub(source: str) -> dict:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ValueError(f"{source} cannot be loaded ({type(error).__name__}: {reason})") from error
     made = {}
-    for part, rows in whole.items():
-        part = PARTS.get(part)
-        if part is None or part in made:
+    for part in PARTS:  # a test part is the held-out one where there is no other
+        rows, part = whole.get(part), PARTS[part]
+        if rows is None or part in made:
             continue
         image, label = (_one(names, rows.column_names, source) for names in (IMAGE, LABEL))
         classes = tuple(getattr(rows.features[label], "names", ()) or ())

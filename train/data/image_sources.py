@@ -3,7 +3,8 @@
     mnist                       10,000 embedded digits
     fashion-mnist               data/fashion-mnist, which `scripts.prepare fetch fashion-mnist` brings
     FOLDER                      folders named by class, in train/ and valid/ (or val/, test/) or at
-                                once; or IDX files as MNIST has them; or Parquet or ArrayRecord files
+                                once; or IDX files as MNIST has them; or Parquet or ArrayRecord files.
+                                Hidden folders and files are left out, a test part beside a valid one, too
     FILE.npz                    x (or images) uint8 [N,H,W(,C)] and y (or labels); x_test, y_test
     FILE.parquet                columns image (bytes, or bytes in `bytes`) and label
     FILE.array_record           `tf.train.Example`s with image and label (TensorFlow Datasets')
@@ -14,7 +15,10 @@ A label is a class's number or name, or a list of them (`config.data.task=multil
 """
 
 import dataclasses
+import os
+import re
 import struct
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -26,7 +30,9 @@ from train.data import image_files, image_labels
 
 FOLDER = Path(__file__).parent / "embedded"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-HELD = ("valid", "val", "validation", "test")
+HELD = ("valid", "val", "validation", "test", "testing")  # the first that there is
+PART = re.compile(r"(?<![a-z])(train|training|valid|val|validation|test|testing)(?![a-z])")
+MANY = re.compile(r"(\.[a-z_]+)(-\d+-of-\d+)?$")  # the suffix of a file, also of one of its shards
 
 
 @dataclasses.dataclass
@@ -101,9 +107,9 @@ def read(source: str, many: bool = False) -> dict[str, Images]:
         return _columns(image_files.hub(source), source, many)
     path = Path(source)
     if path.is_file():
-        if path.suffix == ".npz":
+        if path.suffix.lower() == ".npz":
             return arrays(source, path, many)
-        kind = image_files.KINDS.get(path.suffix)
+        kind = image_files.KINDS.get(_suffix(path))
         if not kind:
             known = ", ".join((".npz", *image_files.KINDS))
             raise ValueError(f"{source}: {path.suffix!r} holds no pictures; expected {known}")
@@ -185,47 +191,85 @@ def _idx(path, source, many) -> dict[str, Images]:
 def _folder(path, source, many) -> dict[str, Images]:
     if any(path.glob("train-images*")):
         return _idx(path, source, many)
+    found = [p for p in path.rglob("*") if _suffix(p) in image_files.KINDS and _seen(p, path)]
     for suffix, kind in image_files.KINDS.items():
-        files = sorted(path.rglob(f"*{suffix}"))
+        files = [p for p in sorted(found) if _suffix(p) == suffix and p.is_file()]
         if files:
-            held = [f for f in files if _held(f.relative_to(path))]
-            rest = [f for f in files if f not in held]
-            found = {"train": kind(rest)} if rest else {}
-            return _columns({**found, **({"valid": kind(held)} if held else {})}, source, many)
+            parts = _parts([(_part(p.relative_to(path)), p) for p in files])
+            return _columns({part: kind(own) for part, own in parts.items()}, source, many)
     if many:
         raise image_labels.single(source)
-    folders = {p.name: p for p in sorted(path.iterdir()) if p.is_dir()}
-    if "train" not in folders:
+    folders = {p.name.lower(): p for p in _folders(path)}
+    train = next((folders[name] for name in ("train", "training") if name in folders), None)
+    if train is None or not _folders(train):  # a class may have that name
         return {"train": _classes(path, None)}
-    made = {"train": _classes(folders["train"], None)}
+    made = {"train": _classes(train, None)}
     held = next((folders[name] for name in HELD if name in folders), None)
     if held is not None:
         made["valid"] = _classes(held, made["train"].labels)
     return made
 
 
-def _held(path) -> bool:
-    text = str(path).lower()
-    return any(text.startswith(name) or f"-{name}" in text or f"/{name}" in text for name in HELD)
+def _suffix(path) -> str:
+    """In small letters: .parquet of x.PARQUET, .array_record of x.array_record-00000-of-00008."""
+    found = MANY.search(path.name.lower())
+    return found[1] if found else ""
+
+
+def _seen(path, root) -> bool:
+    """Whether a file or folder below `root` is no hidden one, nor in one, as .ipynb_checkpoints."""
+    names = path.relative_to(root).parts
+    return not any(name.startswith(".") or name == "__MACOSX" for name in names)
+
+
+def _folders(path) -> list:
+    return [p for p in sorted(path.iterdir()) if p.is_dir() and _seen(p, path)]
+
+
+def _part(path) -> str:
+    """The part that the last of a path's names speaks of: "train", or one of HELD."""
+    for name in reversed(path.parts):
+        if found := PART.search(name.lower()):
+            return "train" if found[1].startswith("train") else found[1]
+    return "train"
+
+
+def _parts(files) -> dict:
+    """{"train", "valid": files} of (part, file): the held-out part is the first of HELD that there is."""
+    held = next((name for name in HELD if any(part == name for part, _ in files)), "")
+    made = {"train": [p for part, p in files if part == "train"]}
+    made["valid"] = [p for part, p in files if part == held]
+    return {name: own for name, own in made.items() if own}
+
+
+def _plain(name) -> str:
+    """A name as it is written: composed, bytes that are no UTF-8 as \\xff."""
+    text = os.fsencode(str(name)).decode("utf-8", "backslashreplace")
+    return unicodedata.normalize("NFC", text)
 
 
 def _classes(path, labels) -> Images:
     """A folder of folders, one for each class; `labels` are the training part's."""
-    folders = [p for p in sorted(path.iterdir()) if p.is_dir()]
-    labels = labels or tuple(p.name for p in folders)
-    files, targets = [], []
+    folders, files, targets = _folders(path), [], []
+    known = labels or tuple(_plain(p.name) for p in folders)
     for folder in folders:
-        if folder.name not in labels:
-            raise ValueError(f"{folder} is a class that the training part does not have")
-        found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-        files += [str(p) for p in found]
-        targets += [labels.index(folder.name)] * len(found)
+        name = _plain(folder.name)
+        if name not in known:
+            raise ValueError(f"{_plain(folder)} is a class that the training part does not have")
+        found = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES]
+        found = [str(p) for p in found if _seen(p, folder) and not p.is_dir()]
+        if not found and labels is None:
+            empty = f"{_plain(folder)} is a class without a picture ({' '.join(SUFFIXES[:4])} ...)"
+            raise ValueError(f"{empty}; fill the folder or remove it")
+        files += found
+        targets += [known.index(name)] * len(found)
     if not files:
         raise ValueError(
             f"{path} has no folder of pictures; expected a folder for each class with files "
             f"{' '.join(SUFFIXES[:4])} ..."
         )
-    return Images(str(path), Item(files), Item(files), np.asarray(targets, np.int32), labels)
+    place = Item([_plain(name) for name in files])
+    return Images(str(path), Item(files), place, np.asarray(targets, np.int32), known)
 
 
 def _columns(parts, source, many) -> dict[str, Images]:

@@ -47,12 +47,26 @@ def parts(config) -> dict[str, Images]:
         whole = found["train"]
         order = packing.permute(np.arange(len(whole)), len(whole), packing.mix(7))
         count = max(1, round(share * len(whole)))
+        if count == len(whole):
+            raise ValueError(
+                f"{data.source} has {len(whole)} pictures; config.data.valid_share={share} leaves none "
+                "to train on"
+            )
         found["valid"] = whole.take(np.sort(order[:count]))
         found["train"] = whole.take(np.sort(order[count:]))
     labelled = data.get("labelled", 1.0)
     if labelled != 1.0:
         found["train"] = subset(found["train"], labelled, config.seed)
     return {name: found[name] for name in ("train", "valid") if name in found}
+
+
+def sample(images: Images, count: int) -> Images:
+    """`count` pictures (all, if there are no more), drawn by no seed, in order: a source is often sorted
+    by class, so that its first pictures are of some classes alone."""
+    if count >= len(images):
+        return images
+    key = packing.mix(10)
+    return images.take(np.sort(packing.permute(np.arange(count), len(images), key)))
 
 
 def subset(images: Images, share: float, seed: int) -> Images:
@@ -214,23 +228,13 @@ class Held:
     process: int = 0
     processes: int = 1
     bad: str = "error"
-    limit: int = 0
     count: int = 0
-
-    @property
-    def targets(self) -> np.ndarray:
-        """Of all pictures that are read."""
-        return self.images.targets[: self._length()]
-
-    def _length(self):
-        count = len(self.images)
-        return min(count, self.limit * self.size) if self.limit else count
 
     def __iter__(self):
         share, self.count = self.size // self.processes, 0
-        for start in range(0, self._length(), self.size):
+        for start in range(0, len(self.images), self.size):
             numbers = np.arange(start, start + self.size)
-            real = (numbers < self._length())[self.process * share : (self.process + 1) * share]
+            real = (numbers < len(self.images))[self.process * share : (self.process + 1) * share]
             numbers = numbers[self.process * share : (self.process + 1) * share]
             numbers = np.minimum(numbers, len(self.images) - 1)
             rows = real.astype(np.float32)
@@ -253,9 +257,9 @@ class Held:
             return np.zeros((shape.size, shape.size, shape.channels), np.float32)
 
 
-def held(config, images: Images, process=0, processes=1) -> Held:
-    """What is evaluated of a part."""
-    return Held(
-        images, shape(config), config.batch, process, processes,
-        config.data.get("bad", "error"), config.eval.get("batches", 0),
-    )  # fmt: skip
+def held(config, images: Images, process=0, processes=1, whole=False) -> Held:
+    """What is evaluated of a part: `config.eval.batches` batches of it, or with `whole` (and 0) all."""
+    limit = 0 if whole else config.eval.get("batches", 0)
+    images = sample(images, limit * config.batch) if limit else images
+    bad = config.data.get("bad", "error")
+    return Held(images, shape(config), config.batch, process, processes, bad)

@@ -33,6 +33,11 @@ class Masked:
                 f"config.mask.share gives {self.count} of {self.grid[0] * self.grid[1]} patches; "
                 "expected some and not all"
             )
+        if self.kind == "blocks" and min(self.grid) < 2:
+            raise ValueError(
+                f"a grid of {self.grid[0]} x {self.grid[1]} patches holds no block that leaves some of "
+                "each side: use --config.mask.kind=scattered"
+            )
         if self.kind == "blocks" and not 1 <= self.least <= self.count:
             raise ValueError(
                 f"config.mask.least is {self.least}, the patches of a block; expected at least 1 and at "

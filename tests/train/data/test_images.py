@@ -1,6 +1,8 @@
 """Pictures: every source, the policy for bad ones, the stream as a function of seed and step."""
 
+import contextlib
 import gzip
+import io
 import pickle
 import sys
 import types
@@ -289,6 +291,30 @@ def test_modes_that_are_refused(mode, tmp_path):
     Image.new(mode, (4, 4)).save(tmp_path / "x", "TIFF")
     with pytest.raises(decode.BadImage, match=f"x is of mode '{mode}'"):
         decode.decode((tmp_path / "x").read_bytes(), 3, "x")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["AVIF", "DDS", "TIFF", "PNG", "JPEG", "WEBP", "GIF"])
+def test_whatever_is_damaged_is_a_bad_picture(kind):
+    file, rng = io.BytesIO(), np.random.default_rng(0)
+    try:
+        Image.fromarray(PICTURES[0]).save(file, kind)
+    except (OSError, KeyError):
+        pytest.skip(f"Pillow is without {kind}")
+    whole = np.frombuffer(file.getvalue(), np.uint8)
+    for _ in range(120):
+        raw = whole.copy()
+        places = rng.integers(0, min(len(raw), 200), 4)
+        raw[places] = rng.choice([0, 127, 255], 4)
+        with contextlib.suppress(decode.BadImage):
+            decode.decode(raw.tobytes(), 3, "x")
+
+
+def test_postscript_is_not_run():
+    file = io.BytesIO()
+    Image.fromarray(PICTURES[0]).save(file, "EPS")
+    with pytest.raises(decode.BadImage, match="x is PostScript"):
+        decode.decode(file.getvalue(), 3, "x")
 
 
 @pytest.mark.parametrize(
