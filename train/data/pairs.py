@@ -186,6 +186,9 @@ class Stream:
         for ids in (*pairs.sources, *pairs.targets):
             state.update(np.ascontiguousarray(ids))
         self.fingerprint = {"pairs": len(pairs), "xxh3": state.hexdigest()}
+        if any(size != _rows(bound, rows, tokens, 1) for bound, _, size in self.groups):
+            sizes = {str(bound): size for bound, _, size in self.groups}
+            self.fingerprint["batch_rows"] = sizes  # what `unit`, the mesh's, has changed
 
     def batch(self, step: int) -> dict:
         """This process's rows of the global batch of a step."""
