@@ -122,9 +122,11 @@ class Denoised:
 
 def open_stream(config, tokenizer, split="train", process=0, processes=1) -> text.Stream:
     """The stream of a pre-training config; ValueError in one to three lines for what is wrong."""
-    return text.Stream(
-        config, tokenizer, split, process, processes, {"noise": _maker(config, tokenizer)}
-    )
+    make = {"noise": _maker(config, tokenizer)}
+    stream = text.Stream(config, tokenizer, split, process, processes, make)
+    if noise(config).kind != "spans" and len(first := pairs.front(tokenizer)):
+        stream.fingerprint["front"] = first.tolist()
+    return stream
 
 
 def _maker(config, tokenizer):

@@ -134,6 +134,11 @@ def encode(texts, tokenizer, lengths, pad: int, start: int, truncate: bool) -> t
     """
     first, end, sides, long = front(tokenizer), np.int32([tokenizer.eos]), [], 0
     around = len(first) + 1
+    if min(lengths) < around:
+        raise ValueError(
+            f"config.length={lengths[0]}, of targets {lengths[1]}: a text has {around} tokens around it, "
+            "its end and what the tokenizer puts in front"
+        )
     for side, length in zip(texts, lengths, strict=True):
         rows = tokenizer.encode_batch(side, special=False)
         long += sum(len(ids) + around > length for ids in rows)

@@ -141,7 +141,9 @@ def test_what_stands_in_front_of_every_text_begins_bart_s_rows(characters):
         single=["a", "$A", "end"],
         special_tokens=[("a", first), {"id": "end", "ids": [own.eos], "tokens": ["<|endoftext|>"]}],
     )
-    batch = denoised.open_stream(config(kind="mask", rate=0.9), own).batch(0)
+    stream = denoised.open_stream(config(kind="mask", rate=0.9), own)
+    batch = stream.batch(0)
+    assert stream.fingerprint["front"] == [first]
     assert (batch["tokens"][:, 0] == first).all() and (batch["targets"][:, 0] == first).all()
     assert (batch["decoder_tokens"][:, :2] == [0, first]).all()
     assert (batch["mask"].sum(1) == 32).all() and (batch["targets"][:, -1] == own.eos).all()

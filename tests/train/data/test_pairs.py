@@ -174,6 +174,8 @@ def test_what_a_tokenizers_own_rules_put_in_front_stands_there():
     assert rows.sources[0].tolist() == [256, *b"ab", 257] and cut == 1
     with pytest.raises(ValueError, match="1 texts do not fit"):
         pairs.encode((["abc"], ["c"]), tokens, (4, 3), 0, 257, False)
+    with pytest.raises(ValueError, match="of targets 1: a text has 2 tokens around it"):
+        pairs.encode((["abc"], ["c"]), tokens, (4, 1), 0, 257, True)
     decode = pairs.written(tokens)
     assert decode(np.int32([256, *b"c"])) == "c" and decode(np.int32([*b"cd"])) == "cd"
     assert decode(np.int32([*b"c", 256])) == "c<s>"  # a model's mistake is shown
