@@ -89,8 +89,9 @@ def build(model, data: Mapping, how: Mapping, place=None, keep=None) -> Callable
         for batch in data["batches"]:
             if limit and rows >= limit:
                 break
-            chosen.append(batch)
-            rows += int(np.sum(batch["rows"]))
+            left = limit - rows if limit else None
+            chosen.append({name: x[:left] for name, x in batch.items()})
+            rows += int(np.sum(chosen[-1]["rows"]))
         known = data.get("known", 0)
         texts = search(model, variables, chosen, data["decode"], data["eos"], how, known)
         if keep:

@@ -85,6 +85,8 @@ def open_parts(config):
 
 def _open_text(config, o):
     tokenizer = text.load_tokenizer(config)
+    init = config.get("init", {})
+    tasks.same_tokens(init, tokenizer, checkpoint.find, "config.init", "config.data.tokenizer")
     _fits(denoised.extra(tokenizer, denoised.noise(config))[1], o)
     rows = loop.slices(config)
     stream = denoised.open_stream(config, tokenizer, "train", *rows)
@@ -95,6 +97,7 @@ def _open_pairs(config, o):
     texts = pairs.open_texts(config)
     both = lambda: sorted({text for side in texts["train"] for text in side})
     tokenizer = tasks.open_tokenizer(config, checkpoint.find, both, encoder=False)
+    tasks.refuse_other_tokens(config, tokenizer, checkpoint.find)
     _fits(tokenizer.vocab, o)
     if tokenizer.eos < 0:
         raise ValueError("the tokenizer has no end-of-text token, which ends sources and targets")

@@ -105,12 +105,17 @@ FAMILY = {
 
 
 def renamed(c: Mapping) -> Mapping:
-    """A config.json under the model_type that ours know it by."""
+    """A config.json under the model_type that ours know it by.
+
+    The reference's mT5 ties its head to the table, whatever `tie_word_embeddings` says, and never
+    rescales it, where a T5 that is tied does.
+    """
     kind = c.get("model_type")
     if not isinstance(kind, str) or kind not in ALIASES:
         return c
     kind, defaults = ALIASES[kind]
-    return {**defaults, **c, "model_type": kind}
+    always = {"scale_decoder_outputs": False} if c["model_type"] == "mt5" else {}
+    return {**defaults, **c, **always, "model_type": kind}
 
 
 def read(c: Mapping, names=()) -> Options:

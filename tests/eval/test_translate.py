@@ -56,7 +56,9 @@ def test_every_row_is_written_once_in_order_and_fillers_are_not(made):
     found = translate.build(model, data, HOW)(variables)
     assert found["exact"] == 0.0 and {"bleu", "chrf", "rougeL", "loss"} <= set(found)
     same = {**data, "references": texts}
-    assert translate.build(model, same, {**HOW, "limit": 3})(variables)["exact"] == 100.0
+    kept = []
+    limited = translate.build(model, same, {**HOW, "limit": 3}, keep=kept.extend)(variables)
+    assert limited["exact"] == 100.0 and kept == texts[:3]
     assert set(translate.build(model, data, {**HOW, "limit": -1})(variables)) == {
         "loss",
         "perplexity",

@@ -186,6 +186,13 @@ def test_positions_that_are_computed_must_be_the_sinusoid_where_a_file_holds_the
             interop.load(folder)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_mt5_s_head_is_never_rescaled(tied):
+    """The reference writes `tie_word_embeddings` true for every mT5 since its version 5."""
+    c = config.renamed({"model_type": "mt5", "vocab_size": 40, "tie_word_embeddings": tied})
+    assert config.read(c).head_scale is False
+
+
 @pytest.mark.parametrize(
     "kind, other, case, defaults",
     [

@@ -15,9 +15,9 @@ from scripts import convert, sample
 from tests.train import toy
 from tests.train.test_lm import agree
 from train import seq2seq
-from train.core import average, checkpoint, forms, log, shard
+from train.core import average, checkpoint, forms, log, shard, start
 from train.core.config import complete
-from train.data import pairs
+from train.data import pairs, tokenizer
 
 DRY = {"drop_embed": 0.0, "drop_resid": 0.0}
 SIZE = {"vocab": 40, "context": 24, "layers": 1, "width": 16, "heads": 2, "ff": 32}
@@ -123,6 +123,37 @@ def test_a_config_that_does_not_fit_is_refused(field, value, words):
             section[last] = value
     with pytest.raises(ValueError, match=words):
         seq2seq.check(complete(config))
+
+
+@pytest.mark.parametrize("task", ["pairs", "denoise"])
+def test_a_start_from_a_model_of_other_tokens_is_refused(task, tmp_path):
+    """Its rows would stand for other words, and the run would begin without a sign of it."""
+    other = tokenizer.train("char", ["abc"], 0)
+    other.raw.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text("{}")
+    config = complete(ConfigDict(CONFIG))
+    config.init.reference = str(tmp_path)
+    words = "config.data.tokenizer='char' has other tokens than"
+    if task == "denoise":
+        config.data = dict(
+            task="denoise", source="shakespeare", tokenizer="char", packing="noise", noise={}
+        )
+        words = r"config.init names .* other tokens \(.*than config.data.tokenizer \("
+    with pytest.raises(ValueError, match=words):
+        seq2seq.open_parts(config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("noise", {"kind": "spans", "rate": 0.3}), ("tokens", 512), ("least", 16)]
+)
+def test_a_resume_with_other_batches_or_noise_is_refused(field, value, tmp_path):
+    was = {"data": {"noise": {"kind": "spans", "rate": 0.15}, "tokens": 256, "least": 8}}
+    (tmp_path / "config.json").write_text(json.dumps(was))
+    (tmp_path / "run.json").write_text('{"fingerprint": {}}')
+    start.refuse_other_run(tmp_path, ConfigDict(was), {})
+    changed = ConfigDict({"data": {**was["data"], field: value}})
+    with pytest.raises(ValueError, match=f"config.data.{field}.* is .*, but this run was started"):
+        start.refuse_other_run(tmp_path, changed, {})
 
 
 def test_no_pair_is_left_out_whose_target_alone_is_long():

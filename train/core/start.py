@@ -1,8 +1,8 @@
 """Where a run starts, written once: resume this run; else start from the checkpoint that the config
 names; else from reference weights; else from scratch.
 
-A resume takes everything and refuses another seed, data, tokenizer, batch or model. The other two take
-parameters only: step, optimiser and data begin anew.
+A resume takes everything and refuses another seed, data, noise, tokenizer, batch or model. The other
+two take parameters only: step, optimiser and data begin anew.
 """
 
 import dataclasses
@@ -19,7 +19,10 @@ from train.core import checkpoint, forms, frozen, lora, shard
 from train.core.plan import Plan
 from train.core.state import State, Task, companions
 
-COMPARED = ("loop", "seed", "batch", "length", "phases", "model", "optim.name")
+COMPARED = (
+    "loop", "seed", "batch", "length", "phases", "model", "optim.name", "data.noise", "data.tokens",
+    "data.least",
+)  # fmt: skip
 FREE = ("model.remat", "model.scan", "model.attend")  # how it is computed, not what
 
 

@@ -61,14 +61,17 @@ class Denoised:
     """Windows for `text.Stream`: `count` rows an epoch, noise drawn anew from every epoch's key.
 
     A source has at most `length` tokens, EOS included; T5's rows are as much longer before they are
-    corrupted as fills that (512 of 568). Where BART's spans of no token make a source longer, its noise
-    is drawn again. ValueError for a length that the noise does not fit.
+    corrupted as fills that (512 of 568). What a tokenizer's own rules put in front of a text (BART's
+    <s>) begins BART's sources and targets, and is no part of what is corrupted. Where BART's spans of
+    no token make a source longer, its noise is drawn again. ValueError for a length that the noise does
+    not fit.
     """
 
     def __init__(self, corpus, chosen, length, tokenizer, how: Noise, start: int):
         self.how, self.tokenizer, self.start, self.length = how, tokenizer, start, length
         self.mark, _ = extra(tokenizer, how)
-        self.raw, self.target = length - 1, length
+        self.front = np.int32([]) if how.kind == "spans" else pairs.front(tokenizer)
+        self.raw, self.target = length - 1 - len(self.front), length
         if "infill" in how.steps and not how.span > 1:
             raise ValueError(
                 f"config.data.noise.span is {how.span}: as many masks as tokens, which do not fit "
@@ -99,8 +102,8 @@ class Denoised:
                 how = self.how.rate, self.how.span
                 source, target = denoising.span_corrupt(row, rng, self.mark, eos, *how)
             else:
-                source = np.concatenate([self._noisy(row, rng), np.int32([eos])])
-                target = np.concatenate([row, np.int32([eos])])
+                around = lambda ids: np.concatenate([self.front, ids, np.int32([eos])])
+                source, target = around(self._noisy(row, rng)), around(row)
             sources.append(source)
             targets.append(target)
         pad = self.tokenizer.pad if self.tokenizer.pad >= 0 else eos
@@ -110,7 +113,7 @@ class Denoised:
         """The row under BART's noise, the first draw that fits."""
         for _ in range(DRAWS):
             made = denoising.corrupt(row, rng, self.how, self.mark, self.stops)
-            if len(made) < self.length:
+            if len(made) < self.length - len(self.front):
                 return made
         raise ValueError(
             f"{DRAWS} draws of {self.how} made every source longer than config.length={self.length}"
@@ -119,9 +122,11 @@ class Denoised:
 
 def open_stream(config, tokenizer, split="train", process=0, processes=1) -> text.Stream:
     """The stream of a pre-training config; ValueError in one to three lines for what is wrong."""
-    return text.Stream(
-        config, tokenizer, split, process, processes, {"noise": _maker(config, tokenizer)}
-    )
+    make = {"noise": _maker(config, tokenizer)}
+    stream = text.Stream(config, tokenizer, split, process, processes, make)
+    if noise(config).kind != "spans" and len(first := pairs.front(tokenizer)):
+        stream.fingerprint["front"] = first.tolist()
+    return stream
 
 
 def _maker(config, tokenizer):

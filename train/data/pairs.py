@@ -134,6 +134,11 @@ def encode(texts, tokenizer, lengths, pad: int, start: int, truncate: bool) -> t
     """
     first, end, sides, long = front(tokenizer), np.int32([tokenizer.eos]), [], 0
     around = len(first) + 1
+    if min(lengths) < around:
+        raise ValueError(
+            f"config.length={lengths[0]}, of targets {lengths[1]}: a text has {around} tokens around it, "
+            "its end and what the tokenizer puts in front"
+        )
     for side, length in zip(texts, lengths, strict=True):
         rows = tokenizer.encode_batch(side, special=False)
         long += sum(len(ids) + around > length for ids in rows)
@@ -186,6 +191,9 @@ class Stream:
         for ids in (*pairs.sources, *pairs.targets):
             state.update(np.ascontiguousarray(ids))
         self.fingerprint = {"pairs": len(pairs), "xxh3": state.hexdigest()}
+        if any(size != _rows(bound, rows, tokens, 1) for bound, _, size in self.groups):
+            sizes = {str(bound): size for bound, _, size in self.groups}
+            self.fingerprint["batch_rows"] = sizes  # what `unit`, the mesh's, has changed
 
     def batch(self, step: int) -> dict:
         """This process's rows of the global batch of a step."""

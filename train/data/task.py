@@ -65,7 +65,7 @@ def of_model(init, find) -> Tokenizer | None:
     return None if raw is None else Tokenizer.wrap(raw, "file", template, **special)
 
 
-def same_tokens(section, tokenizer, find, what: str):
+def same_tokens(section, tokenizer, find, what: str, whose: str = "the policy"):
     """ValueError where the model that a section of a config names was trained on other tokens: its
     numbers would be about other texts. A folder without a tokenizer is taken at its word."""
     other = of_model(section, find)
@@ -73,7 +73,7 @@ def same_tokens(section, tokenizer, find, what: str):
         source = get(section, "checkpoint", "") or get(section, "reference", "")
         raise ValueError(
             f"{what} names {source}, which has other tokens ({other.vocab} of them) than "
-            f"the policy ({tokenizer.vocab}); expected the same vocabulary"
+            f"{whose} ({tokenizer.vocab}); expected the same vocabulary"
         )
 
 

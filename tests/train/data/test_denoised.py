@@ -129,3 +129,25 @@ def test_a_tokenizer_s_own_sentinels_count_down(step, words):
         return
     with pytest.raises(ValueError, match=words):
         denoised.extra(own, denoising.Noise())
+
+
+def test_what_stands_in_front_of_every_text_begins_bart_s_rows(characters):
+    """BART's <s>: in sources and targets, behind the start, and never under the noise."""
+    own = tokenizer.Tokenizer.wrap(
+        tokenizers.Tokenizer.from_str(characters.raw.to_str()), "file", eos=characters.eos
+    )
+    first = own.raw.token_to_id("a")
+    own.raw.post_processor = tokenizers.processors.TemplateProcessing(
+        single=["a", "$A", "end"],
+        special_tokens=[("a", first), {"id": "end", "ids": [own.eos], "tokens": ["<|endoftext|>"]}],
+    )
+    stream = denoised.open_stream(config(kind="mask", rate=0.9), own)
+    batch = stream.batch(0)
+    assert stream.fingerprint["front"] == [first]
+    assert (batch["tokens"][:, 0] == first).all() and (batch["targets"][:, 0] == first).all()
+    assert (batch["decoder_tokens"][:, :2] == [0, first]).all()
+    assert (batch["mask"].sum(1) == 32).all() and (batch["targets"][:, -1] == own.eos).all()
+    plain = denoised.open_stream(config(), own).batch(0)
+    assert (
+        plain["mask"].sum(1) == denoising.span_sizes(denoising.raw_length(32), 0.15, 3)[0]
+    ).all()

@@ -174,6 +174,19 @@ def test_what_a_tokenizers_own_rules_put_in_front_stands_there():
     assert rows.sources[0].tolist() == [256, *b"ab", 257] and cut == 1
     with pytest.raises(ValueError, match="1 texts do not fit"):
         pairs.encode((["abc"], ["c"]), tokens, (4, 3), 0, 257, False)
+    with pytest.raises(ValueError, match="of targets 1: a text has 2 tokens around it"):
+        pairs.encode((["abc"], ["c"]), tokens, (4, 1), 0, 257, True)
     decode = pairs.written(tokens)
     assert decode(np.int32([256, *b"c"])) == "c" and decode(np.int32([*b"cd"])) == "cd"
     assert decode(np.int32([*b"c", 256])) == "c<s>"  # a model's mistake is shown
+
+
+def test_rows_that_a_mesh_changes_are_in_the_fingerprint():
+    """480 tokens are 30 rows of 16, of which 24 are a multiple of 8."""
+    rows, sizes = made([5, 9, 39]), {}
+    for unit in (1, 2, 8):
+        stream = pairs.Stream(rows, 0, pairs.buckets(40), 4, 480, unit)
+        sizes[unit] = stream.fingerprint.get("batch_rows")
+        assert sizes[unit] in (None, {str(b): size for b, _, size in stream.groups})
+    assert sizes == {1: None, 2: None, 8: {"8": 56, "16": 24, "40": 8}}
+    assert "batch_rows" not in pairs.Stream(rows, 0, pairs.buckets(40), 8, 0, 8).fingerprint
