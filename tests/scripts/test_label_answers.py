@@ -22,7 +22,8 @@ def given(tmp_path, monkeypatch):
     def arguments(rows, said, *options):
         table = tmp_path / "prompts.jsonl"
         table.write_text("".join(json.dumps({"prompt": row}) + "\n" for row in rows))
-        monkeypatch.setattr(answers, "written", lambda a, found: said)
+        made = [[(text, text != "cut") for text in texts] for texts in said]
+        monkeypatch.setattr(answers, "written", lambda a, found: made)
         known = ["--labels", str(tmp_path / "l.jsonl"), "--prompts", str(table), "--from", "m"]
         return label.arguments([*known, *options])
 

@@ -21,7 +21,7 @@ import json
 
 import numpy as np
 
-from train.data import embedded_sets, instructions, labelled
+from train.data import embedded_sets, endings, instructions, labelled
 from train.data.opening import get
 from train.data.tables import Table
 
@@ -33,7 +33,8 @@ class Comparison:
     """K answers to a prompt: better [K,K] is 1 where answer i is preferred to j.
 
     agreement: the share of labellers (or of pairs of raters) who say so, or nan where one was asked.
-    shared: (in how many cases two labellers order a pair alike, of how many).
+    shared: (in how many cases two labellers order a pair alike, of how many). ended: whether each
+    answer reached its end, or empty where nothing is known and all pass for ended.
     """
 
     prompt: str | list
@@ -41,6 +42,7 @@ class Comparison:
     better: np.ndarray
     agreement: float = float("nan")
     shared: tuple = (0, 0)
+    ended: tuple = ()
 
 
 def open_parts(config) -> tuple[dict, float]:
@@ -120,6 +122,7 @@ def _every(table: Table, config) -> list:
     whole = name("answers") in table.columns
     rows = _rankings(table, name) if whole else _pairs(table, name)
     seen, made, order = {}, {}, {}
+    ended = endings.read(table, [_text(prompt) for prompt in prompts], rows)
     for number, (prompt, (answers, ranks), labeller) in enumerate(
         zip(prompts, rows, who, strict=True)
     ):
@@ -138,10 +141,12 @@ def _every(table: Table, config) -> list:
         order[id(vote)] = number
     _straight(seen)
     found = {}
-    for prompt, votes in made.values():
+    for key, (prompt, votes) in made.items():
         for answers, held in _sets(votes) if whole else _linked(votes):
             first = min(order[id(vote)] for vote in held)
-            found[first] = _counted(prompt, sorted(answers), held)
+            item = found[first] = _counted(prompt, sorted(answers), held)
+            if any((key, text) in ended for text in answers):
+                item.ended = tuple(ended.get((key, text), True) for text in item.answers)
     return [found[first] for first in sorted(found)]
 
 
