@@ -65,6 +65,25 @@ def test_a_model_answers_chats_by_its_template_and_texts_without(folder, tmp_pat
         assert answers.sampled(a) == [item]
 
 
+def test_answers_do_not_depend_on_how_many_are_sampled_at_a_time(folder, tmp_path, monkeypatch):  # noqa: F811
+    table = tmp_path / "p.jsonl"
+    table.write_text("".join(json.dumps({"prompt": f"Why {n}?"}) + "\n" for n in range(3)))
+    found = []
+    for rows in (answers.ROWS, 8):  # all at once, then two prompts and one
+        monkeypatch.setattr(answers, "ROWS", rows)
+        known = [
+            "--labels",
+            str(tmp_path / f"{rows}"),
+            "--prompts",
+            str(table),
+            "--from",
+            str(folder),
+        ]
+        found.append(answers.sampled(label.arguments([*known, "--max_new_tokens", "8"])))
+    assert found[0] == found[1] and len(found[0]) == 3
+    assert all(len(item["ended"]) == len(item["answers"]) for item in found[0])
+
+
 def test_fewer_answers_are_told(given, capsys):
     a = given(["p", "q", "r"], [FOUR, ["a", "a", "b", " "], ["a"] * 4])
     assert [len(item["answers"]) for item in answers.sampled(a)] == [4, 2]
