@@ -21,7 +21,7 @@ import json
 
 import numpy as np
 
-from train.data import embedded_sets, endings, instructions, labelled
+from train.data import chat, embedded_sets, endings, instructions, labelled
 from train.data.opening import get
 from train.data.tables import Table
 
@@ -129,6 +129,8 @@ def _every(table: Table, config) -> list:
         where = table.where(number)
         if instructions.blank(prompt):
             raise ValueError(f"{where}: the prompt is empty; expected text")
+        if not isinstance(prompt, str):
+            _talk(prompt, where)
         if any(not answer.strip() for answer in answers):
             raise ValueError(f"{where}: an answer is empty; expected text")
         if len(set(answers)) < len(answers):
@@ -148,6 +150,14 @@ def _every(table: Table, config) -> list:
             if any((key, text) in ended for text in answers):
                 item.ended = tuple(ended.get((key, text), True) for text in item.answers)
     return [found[first] for first in sorted(found)]
+
+
+def _talk(prompt, where):
+    """ValueError where a prompt is no list of messages."""
+    try:
+        chat.check(prompt)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _text(prompt) -> str:
