@@ -63,6 +63,8 @@ def refuse_overwriting(a):
 def export(a, store):
     """Writes what was asked for, and says how far the labellers agree."""
     records = store.records()
+    if not answers.headed(a.labels):
+        records = [{**row, "prompt": answers.talk(row["prompt"])} for row in records]
     for path, rows in ((a.export, label_store.rankings), (a.pairs, label_store.pairs)):
         if path:
             made = rows(records)

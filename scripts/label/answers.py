@@ -2,10 +2,12 @@
 
 The file beside the labels begins with {"made": {...}, "items": how many}; each further line is an item
 {"id", "prompt", "answers", "ended"}: `ended` says which answers reached their end, and were not cut off by
-`--max_new_tokens`. A file of an earlier version has no such first line, and is read as it is.
+`--max_new_tokens`. A file of an earlier version has no such first line; it may hold chats as JSON text
+(`talk`).
 """
 
 import hashlib
+import json
 import sys
 from pathlib import Path
 
@@ -106,7 +108,26 @@ def kept(path, a) -> list:
         raise ValueError(f"{path} holds an item twice; expected each id once")
     if head:
         same(path, head["made"], a)
-    return rows
+        return rows
+    return [{**row, "prompt": talk(row["prompt"])} for row in rows]
+
+
+def headed(labels) -> bool:
+    """Whether the answers beside some labels say what they were made from, as all but the oldest do."""
+    path = beside(labels)
+    return path.is_file() and b'"made"' in path.read_bytes().partition(b"\n")[0]
+
+
+def talk(prompt):
+    """A chat's messages where a prompt is the JSON text of some, as the oldest files have it."""
+    from train.data import chat
+
+    if not isinstance(prompt, str) or not prompt.startswith("[{"):
+        return prompt
+    try:
+        return chat.check(json.loads(prompt))
+    except (ValueError, RecursionError):
+        return prompt
 
 
 def same(path, made, a):

@@ -131,6 +131,25 @@ def test_an_older_file_is_read(given):
     assert answers.sampled(a) == items
 
 
+def test_a_chat_in_an_older_file_is_its_messages(given, tmp_path):
+    a = given([CHAT, '[{"a": 1}]'], [FOUR, FOUR], "--chat")
+    old = [
+        {"id": str(n), "prompt": p, "answers": FOUR}
+        for n, p in enumerate((json.dumps(CHAT), '[{"a": 1}]'))
+    ]
+    files.write(answers.beside(a.labels), old)
+    store = label_store.Store(a.labels, old)
+    judge(store, "ann", [1, 2, 3, 4])  # of the older version: text
+    store = label_store.Store(a.labels, answers.sampled(a))
+    assert [item["prompt"] for item in store.items.values()] == [CHAT, '[{"a": 1}]']
+    judge(store, "bob", [1, 2, 3, 4])
+    judge(store, "bob", [1, 2, 3, 4])
+    label.main(["--labels", a.labels, "--export", str(tmp_path / "r.jsonl")])
+    found = preferences.read(tables.read(str(tmp_path / "r.jsonl")), {"data": {}})
+    assert [item.prompt for item in found] == [CHAT, '[{"a": 1}]']
+    assert found[0].shared[1] == 6  # both labellers' pairs are about one prompt
+
+
 def test_a_torn_file_is_an_error(given):
     a = given(["p", "q"], [FOUR, FOUR])
     answers.sampled(a)

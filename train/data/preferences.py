@@ -2,8 +2,8 @@
 
 `config.data.train` (and `valid`, or `valid_share`) is a table (`train.data.tables`) of
 
-    prompt, chosen, rejected [, labeller]          a pair
-    prompt, answers, ranks [, labeller]            2 to 9 answers; rank 1 is the best, equal ranks tie
+    prompt, chosen, rejected [, labeller] [, ended]    a pair
+    prompt, answers, ranks [, labeller] [, ended]      2 to 9 answers; rank 1 is the best, equal ranks tie
 
 or one of the embedded sets of rated texts, `vader-movies`, `vader-tweets`, `vader-amazon`: texts are
 paired at random within each part, so that no text stands in two, and the better text is the one that
@@ -11,7 +11,8 @@ more raters placed higher, over all pairs of a rater of one and a rater of the o
 pair. Prompts may be text or messages; VADER's are empty.
 
 A ranking is one comparison, and so are pairs of one prompt that share answers, up to 9 of them: each
-answer is read once, and a ranking weighs the same when it was written down as its pairs.
+answer is read once, and a ranking weighs the same when it was written down as its pairs. `ended` says of
+each answer whether it reached its end (`train.data.endings`).
 """
 
 import dataclasses
