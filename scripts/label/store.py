@@ -125,7 +125,7 @@ class Store:
     def next(self, labeller: str) -> dict:
         """The next item of a labeller, its answers shuffled: {"id", "prompt", "answers": [{key, text}]}."""
         with self.lock:
-            done = set(self.history.get(labeller, {}))
+            done = self.items.keys() & self.history.get(labeller, {}).keys()
         progress = {"done": len(done), "total": len(self.items)}
         for name, item in self.items.items():
             if name not in done:

@@ -196,6 +196,13 @@ def test_calls_are_limited():
     assert rate.passes("a")
 
 
+def test_progress_is_of_the_items_at_hand(tmp_path):
+    """Labels may be left from other answers, where their file was removed and sampled anew."""
+    judge(label_store.Store(tmp_path / "l.jsonl", items(2)), "ann", [1, 2, 3, 4])
+    other = label_store.Store(tmp_path / "l.jsonl", items(3)[2:])
+    assert (other.next("ann")["done"], other.next("ann")["total"]) == (0, 1)
+
+
 def test_an_export_takes_no_file_s_place(tmp_path):
     store = label_store.Store(tmp_path / "l.jsonl", items(1))
     judge(store, "ann", [1, 2, 3, 4])
