@@ -47,6 +47,7 @@ from train.core import (
     rollout,
     rounds,
     shard,
+    start,
 )
 from train.core.fit import Fitted
 from train.core.plan import Plan, plan
@@ -71,6 +72,7 @@ SECTIONS = {
     },
     "mix": {"weight": 0.0, "source": ""},
 }  # fmt: skip
+ROUND = ("method", "epochs", "minibatches", "new")  # of another, and the run is another one
 AGGREGATE = {
     "ppo": "tokens", "grpo": "sequences", "dr_grpo": "fixed", "rloo": "sequences", "best": "tokens",
 }  # fmt: skip
@@ -178,6 +180,7 @@ def _open(config, plain=None):
     sizes = config.copy_and_resolve_references()
     sizes.batch = config.batch * how["ppo"]["minibatches"] // group
     about = {"tokenizer": tokenizer.hash, "prompts": answers.digest(rows["train"])}
+    about[start.HOW] = {f"ppo.{name}": how["ppo"][name] for name in ROUND} | {"ppo.group": group}
     stream = answers.Stream(None, len(rows["train"]), sizes, fingerprint=about)
     setting = rounds.Setting(
         config, how, writer, scorer, rows["train"], parts["train"], stream, room,
@@ -210,6 +213,7 @@ def _parameters(config, o, value, how, own: bool = True):
     other = bool(given) and bool(given.get("checkpoint", "") or given.get("reference", ""))
     frozen = {"reference": jax.tree.map(jnp.copy, first["policy"])}
     if other:
+        origin.refuse_other_model(given, o, "config.reference")
         frozen["reference"] = origin.params(given, o, config.seed)
     if how["reward"]["kind"] == "model":
         judge = origin.quiet(origin.named(how["reward"]))

@@ -23,7 +23,7 @@ from eval import answers as every
 from models.build import build
 from models.likelihood import of_tokens
 from models.options import Options
-from train.core import checkpoint, loop, lora, origin, paired, preferences
+from train.core import checkpoint, loop, lora, origin, paired, preferences, start
 from train.core.errors import nearest
 from train.core.fit import Fitted
 from train.core.plan import Plan, plan
@@ -115,6 +115,8 @@ def reference(config, o: Options) -> dict:
         raise ValueError(
             "with LoRA the reference is the frozen model; config.reference has no place"
         )
+    if named:
+        origin.refuse_other_model(given, o, "config.reference")
     return origin.params(given if named else config.init, o, config.seed)
 
 
@@ -150,6 +152,7 @@ def _open(config):
         if jax.process_index() == 0:
             print(f"{part} {words}, {out} rows left out", flush=True)
         makes[part], about[part] = (make, len(both)), answers.digest(_key(rows, found))
+    about[start.HOW] = {"preference.loss": how["loss"]}
     stream = answers.Stream(*makes["train"], config, *loop.slices(config), about)
     held = None
     if "valid" in makes and makes["valid"][1] >= 2:

@@ -66,6 +66,11 @@ def _open(config):
     for name in ("epsilon", "epsilon_end"):
         if not 0 <= how[name] <= 1:
             raise ValueError(f"config.q.{name} is {how[name]}; expected 0 <= x <= 1")
+    sections.within("q", how, {"power": (0, 1), "least": (0, None)})
+    if how["net"] == "mlp" and how["least"] > config.steps:
+        raise ValueError(
+            f"config.q.least is {how['least']}, more than config.steps={config.steps}: nothing would be learnt"
+        )
     if jax.process_count() > 1:
         raise ValueError("this loop acts in one world; expected one process")
     env = _world(sections.section(config, "world", WORLD))

@@ -104,7 +104,11 @@ def _open(config):
 
 
 def _texts(item):
-    prompts = [item.prompt] if isinstance(item.prompt, str) else [m["content"] for m in item.prompt]
+    prompts = (
+        [item.prompt]
+        if isinstance(item.prompt, str)
+        else [m["content"] for m in item.prompt if isinstance(m.get("content"), str)]
+    )
     return [*prompts, *item.answers]
 
 

@@ -71,6 +71,8 @@ def _open(config):
     stream = answers.Stream(make, count, config, *loop.slices(config), about)
     held = None
     if "valid" in rows:
+        if not rows["valid"]:
+            raise ValueError("config.data: no row of the valid part is left to evaluate on")
         make, count = batcher(rows["valid"], config.length, tokenizer, False)
         held = scoring.every(make, count, config.batch, *loop.slices(config))
     return config.lock(), o, tokenizer, stream, held

@@ -58,6 +58,10 @@ def cells(a) -> list:
         seeds = range(int(first), int(last or first) + 1)
     except ValueError:
         raise ValueError(f"--seeds {a.seeds}: expected a number, or FIRST..LAST") from None
+    if not seeds or seeds[0] < 0:
+        raise ValueError(f"--seeds {a.seeds}: expected seeds from 0, the last not below the first")
+    if a.grid and a.cell:
+        raise ValueError(f"--cell {a.cell} is one cell and --grid all of them; give one of the two")
     found = []
     for seed in seeds:
         if not a.grid:
@@ -75,12 +79,30 @@ def _cell(text: str) -> tuple:
         arm, labels, beta, control = parts[0], int(parts[1]), float(parts[2]), parts[3]
     except (ValueError, IndexError):
         raise ValueError(f"--cell {text}: expected ARM:LABELS:BETA[:CONTROL]") from None
-    if arm not in FOLLOW or control not in ("", "page", *CONTROLS) or labels < 8 or beta < 0:
+    if (
+        arm not in FOLLOW
+        or control not in ("", "page", *CONTROLS)
+        or labels < 8
+        or not 0 <= beta < np.inf
+    ):
         raise ValueError(
             f"--cell {text}: expected an arm of {', '.join(FOLLOW)}, at least 8 labels, beta of at "
             f"least 0 and perhaps a control of page, {', '.join(CONTROLS)}"
         )
     return arm, labels, beta, control
+
+
+def same_sizes(out, sizes):
+    """Notes how much work a folder's stages are; ValueError where they were made with another amount."""
+    path, words = out / "sizes.json", json.dumps(sizes) + "\n"
+    if not path.is_file() and not (out / "cells").is_dir():
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text(words)
+    if path.is_file() and path.read_text() != words:
+        raise ValueError(
+            f"{out} holds stages of another size ({path.read_text().strip()}); give --quick as it was "
+            "given there, or another --out"
+        )
 
 
 def split() -> dict:
@@ -214,7 +236,9 @@ def main(argv=None) -> int:
     a = arguments(argv)
     task.compound("good")  # the judge is here, before anything is trained
     sizes = QUICK if a.quick else SIZES
-    for number, which in enumerate(found := cells(a), 1):
+    found = cells(a)
+    same_sizes(a.out, sizes)
+    for number, which in enumerate(found, 1):
         print(f"[{number}/{len(found)}] {which}", flush=True)
         try:
             cell(a.out, *which, sizes)

@@ -21,6 +21,8 @@ from scripts.label import server as label_server
 from scripts.label import store as label_store
 from train.core.errors import Parser, cleanly
 
+OTHER = (".csv", ".tsv", ".parquet")  # kinds of tables that an export is not
+
 
 def arguments(argv=None):
     parser = Parser(prog="python -m scripts.label", description=__doc__)
@@ -41,13 +43,32 @@ def arguments(argv=None):
     return parser.parse_args(argv)
 
 
+def refuse_overwriting(a):
+    """ValueError where an export would take the place of the labels, their answers or the other export."""
+    kept = {Path(a.labels).resolve(): "--labels", answers.beside(a.labels).resolve(): "the answers"}
+    for name in ("export", "pairs"):
+        if path := getattr(a, name):
+            if Path(path).suffix in OTHER:
+                raise ValueError(f"--{name} {path}: rows of JSON are written; expected .jsonl")
+            where = Path(path).resolve()
+            same = where.exists() and next(
+                (p for p in kept if p.exists() and p.samefile(where)), None
+            )
+            if where in kept or same:
+                said = kept[same or where]
+                raise ValueError(f"--{name} {path} is the file of {said}; expected another one")
+            kept[where] = f"--{name}"
+
+
 def export(a, store):
     """Writes what was asked for, and says how far the labellers agree."""
     records = store.records()
+    if not answers.headed(a.labels):
+        records = [{**row, "prompt": answers.talk(row["prompt"])} for row in records]
     for path, rows in ((a.export, label_store.rankings), (a.pairs, label_store.pairs)):
         if path:
             made = rows(records)
-            Path(path).write_bytes(b"".join(files.encoded(row) + b"\n" for row in made))
+            files.write(path, made)
             print(f"{len(made)} rows in {path}")
     found = label_store.agreement(records)
     if found["pairs"]:
@@ -65,6 +86,7 @@ def main(argv=None) -> int:
         if not path.is_file() or not path.stat().st_size:
             state = "is empty" if path.is_file() else "does not exist"
             raise FileNotFoundError(f"{a.labels} {state}; nothing was labelled yet")
+        refuse_overwriting(a)
         export(a, label_store.Store(a.labels, []))
         return 0
     if a.host not in label_server.LOOPBACK and not a.token:

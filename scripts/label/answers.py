@@ -1,17 +1,23 @@
 """The answers that are judged: sampled once, and kept with what they were made from.
 
 The file beside the labels begins with {"made": {...}, "items": how many}; each further line is an item
-{"id", "prompt", "answers"}. A file of an earlier version has no such first line, and is read as it is.
+{"id", "prompt", "answers", "ended"}: `ended` says which answers reached their end, and were not cut off by
+`--max_new_tokens`. A file of an earlier version has no such first line; it may hold chats as JSON text
+(`talk`).
 """
 
 import hashlib
+import json
 import sys
 from pathlib import Path
+
+import numpy as np
 
 from scripts.label import files
 from scripts.label import store as label_store
 
 DEFAULTS = {"answers": 4, "max_new_tokens": 64, "temperature": 1.0, "seed": 0}
+ROWS = 256  # answers that are sampled at a time
 
 
 def beside(labels) -> Path:
@@ -38,12 +44,17 @@ def sampled(a) -> list:
             f"--answers {asked['answers']}: expected {label_store.LEAST} to {label_store.MOST}"
         )
     found, items, few = read_prompts(a), [], 0
-    for prompt, texts in zip(found, written(a, found), strict=True):
-        texts = list(dict.fromkeys(text for text in texts if text.strip()))
+    for prompt, said in zip(found, written(a, found), strict=True):
+        ended = {}
+        for text, end in said:
+            if text.strip():
+                ended[text] = bool(end) or ended.get(text, False)
+        texts = list(ended)
         few += len(texts) < asked["answers"]
         if len(texts) > 1:
             name = label_store.identity(prompt.text, texts)
-            items.append({"id": name, "prompt": prompt.text, "answers": texts})
+            row = {"id": name, "prompt": prompt.text, "answers": texts}
+            items.append({**row, "ended": list(ended.values())})
     if few:
         print(
             f"{few} of {len(found)} prompts have fewer than {asked['answers']} distinct answers; "
@@ -97,7 +108,26 @@ def kept(path, a) -> list:
         raise ValueError(f"{path} holds an item twice; expected each id once")
     if head:
         same(path, head["made"], a)
-    return rows
+        return rows
+    return [{**row, "prompt": talk(row["prompt"])} for row in rows]
+
+
+def headed(labels) -> bool:
+    """Whether the answers beside some labels say what they were made from, as all but the oldest do."""
+    path = beside(labels)
+    return path.is_file() and b'"made"' in path.read_bytes().partition(b"\n")[0]
+
+
+def talk(prompt):
+    """A chat's messages where a prompt is the JSON text of some, as the oldest files have it."""
+    from train.data import chat
+
+    if not isinstance(prompt, str) or not prompt.startswith("[{"):
+        return prompt
+    try:
+        return chat.check(json.loads(prompt))
+    except (ValueError, RecursionError):
+        return prompt
 
 
 def same(path, made, a):
@@ -157,7 +187,10 @@ def read_prompts(a) -> list:
 
 
 def written(a, found) -> list:
-    """The answers' texts, as many to each prompt as were asked for."""
+    """[(text, whether it reached its end)] of each prompt's answers, as many as were asked for.
+
+    ROWS of them are sampled at a time: an answer is a function of its prompt and its seed alone.
+    """
     from models import prompts as padding
     from models import streaming
     from models.settings import Settings
@@ -179,7 +212,15 @@ def written(a, found) -> list:
     ids = [encode(prompt) for prompt in found]
     tokens, mask = padding.left_pad(ids, settings.fill, sample.MULTIPLE, source.model.o.context)
     seeds = sample.seeds(asked["seed"], len(ids))
-    _, texts = streaming.generate(
-        source.model, source.variables, tokens, mask, settings, source.decode, seeds
-    )
-    return [texts[n : n + count] for n in range(0, len(texts), count)]
+    size, made = max(1, min(ROWS // count, len(ids))), []
+    for start in range(0, len(ids), size):
+        part = np.arange(start, start + size) % len(ids)  # the last one filled up: one shape
+        out, texts = streaming.generate(
+            source.model, source.variables, tokens[part], mask[part], settings, source.decode,
+            seeds[part],
+        )  # fmt: skip
+        both = list(zip(texts, np.asarray(out.stopped).tolist(), strict=True))
+        made += [both[n : n + count] for n in range(0, len(both), count)]
+        if len(ids) > size:
+            print(f"{min(start + size, len(ids))} of {len(ids)} prompts answered", file=sys.stderr)
+    return made[: len(ids)]

@@ -1,10 +1,10 @@
 """What people said of answers: a file of lines, appended and synced one by one.
 
-A record is {"id", "prompt", "answers", "labeller", "ranks", "scores", "flags", "time"}; an undo is
-{"undo": id, "labeller"}. Nothing is ever rewritten: what counts is the last word of a labeller on an
-item that was not undone. A line that a crash tore is left out, and told on stderr. `prompt` is text, or a
-chat's list of messages. Ranks are kept as they were given, 1 the best, and say an order alone: exports hold
-them dense, so that [3, 3, 4, 4] is [1, 1, 2, 2].
+A record is {"id", "prompt", "answers", "labeller", "ranks", "scores", "flags", "time"}, with "ended", which
+answers reached their end, where the item has it; an undo is {"undo": id, "labeller"}. Nothing is ever
+rewritten: what counts is the last word of a labeller on an item that was not undone. A line that a crash tore
+is left out, and told on stderr. `prompt` is text, or a chat's list of messages. Ranks are kept as they were
+given, 1 the best, and say an order alone: exports hold them dense, so that [3, 3, 4, 4] is [1, 1, 2, 2].
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from scripts.label import files
 
 LEAST, MOST = 4, 9  # answers to a prompt (Ouyang et al. 2022, section 3.5)
 SCORES = (1, 7)
+ENDED = ("ended",)  # what an item may hold besides, and a judgement then does
 FLAGS = (  # the paper's yes/no questions, table 3
     "Fails to follow the correct instruction or task",
     "Inappropriate for a customer assistant",
@@ -53,7 +54,17 @@ def item_fields(row) -> dict:
         "id": "" if isinstance(row.get("id"), str) else "text",
         "prompt": "" if isinstance(prompt, str) or talk else "text or a list of messages",
         "answers": "" if texts(answers) and answers else "a list of texts",
+        **_ended(row),
     }
+
+
+def _ended(row) -> dict:
+    if "ended" not in row:
+        return {}
+    said, answers = row["ended"], row.get("answers")
+    fine = isinstance(said, list) and all(type(x) is bool for x in said)
+    fine = fine and isinstance(answers, list) and len(said) == len(answers)
+    return {"ended": "" if fine else "true or false for each answer"}
 
 
 def _label_fields(row) -> dict:
@@ -114,7 +125,7 @@ class Store:
     def next(self, labeller: str) -> dict:
         """The next item of a labeller, its answers shuffled: {"id", "prompt", "answers": [{key, text}]}."""
         with self.lock:
-            done = set(self.history.get(labeller, {}))
+            done = self.items.keys() & self.history.get(labeller, {}).keys()
         progress = {"done": len(done), "total": len(self.items)}
         for name, item in self.items.items():
             if name not in done:
@@ -158,6 +169,7 @@ class Store:
             "scores": [scores[place] for place in back],
             "flags": [sorted(flags[place]) for place in back],
             "time": self.clock(),
+            **{name: item[name] for name in ENDED if name in item},
         }
         with self.lock:
             if name in self.history.get(labeller, {}):
@@ -220,10 +232,11 @@ def agreement(records) -> dict:
 
 
 def rankings(records) -> list:
-    """Rows of `train.data.preferences`: prompt, answers, ranks (dense, from 1), labeller."""
-    names = ("prompt", "answers", "ranks", "labeller")
+    """Rows of `train.data.preferences`: prompt, answers, ranks (dense, from 1), labeller, and ended."""
+    names = ("prompt", "answers", "ranks", "labeller", *ENDED)
     return [
-        {**{name: row[name] for name in names}, "ranks": dense(row["ranks"])} for row in records
+        {**{name: row[name] for name in names if name in row}, "ranks": dense(row["ranks"])}
+        for row in records
     ]
 
 
@@ -234,12 +247,13 @@ def dense(ranks) -> list:
 
 
 def pairs(records) -> list:
-    """Rows of `train.data.preferences`: prompt, chosen, rejected, labeller; ties are dropped."""
+    """Rows of `train.data.preferences`: prompt, chosen, rejected, labeller, and ended; ties are dropped."""
     found = []
     for row in records:
         for i, better in enumerate(row["answers"]):
             for j, worse in enumerate(row["answers"]):
                 if row["ranks"][i] < row["ranks"][j]:
+                    ends = {name: [row[name][i], row[name][j]] for name in ENDED if name in row}
                     found.append({"prompt": row["prompt"], "chosen": better, "rejected": worse,
-                                  "labeller": row["labeller"]})  # fmt: skip
+                                  "labeller": row["labeller"], **ends})  # fmt: skip
     return found

@@ -69,6 +69,34 @@ def test_the_grid_has_every_cell_and_its_controls(tmp_path):
             ask("--cell", wrong)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--seeds", "3..1"], "expected seeds from 0, the last not below the first"),
+        (["--seeds=-2"], "expected seeds from 0"),
+        (["--grid", "--cell", "sft:64:0"], "one cell and --grid all"),
+        (["--cell", "sft:64:nan"], "beta of at least 0"),
+        (["--cell", "sft:64:inf"], "beta of at least 0"),
+    ],
+)
+def test_what_names_no_cells_is_refused(tmp_path, options, words):
+    with pytest.raises(ValueError, match=words):
+        instruct.cells(instruct.arguments(["--out", str(tmp_path), *options]))
+
+
+def test_quick_stages_are_not_taken_for_whole_ones(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(instruct, "cell", lambda out, *which: made.append(which[-1]))
+    monkeypatch.setattr(report, "report", lambda out, rows: out / "report.html")
+    call = lambda *options: instruct.main(["--out", str(tmp_path / "runs"), *options])
+    call("--quick")
+    call("--quick")
+    assert made == [instruct.QUICK] * 2
+    with pytest.raises(ValueError, match="holds stages of another size .*; give --quick as it was"):
+        call()
+    assert len(made) == 2
+
+
 def test_stages_build(tmp_path):
     for made in (
         stages.tuned("a", 0, 10),

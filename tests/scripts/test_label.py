@@ -196,6 +196,38 @@ def test_calls_are_limited():
     assert rate.passes("a")
 
 
+def test_progress_is_of_the_items_at_hand(tmp_path):
+    """Labels may be left from other answers, where their file was removed and sampled anew."""
+    judge(label_store.Store(tmp_path / "l.jsonl", items(2)), "ann", [1, 2, 3, 4])
+    other = label_store.Store(tmp_path / "l.jsonl", items(3)[2:])
+    assert (other.next("ann")["done"], other.next("ann")["total"]) == (0, 1)
+
+
+def test_an_export_takes_no_file_s_place(tmp_path):
+    store = label_store.Store(tmp_path / "l.jsonl", items(1))
+    judge(store, "ann", [1, 2, 3, 4])
+    labels, whole = str(store.path), store.path.read_bytes()
+    beside = tmp_path / "l.jsonl.answers.jsonl"
+    beside.write_text("kept")
+    (tmp_path / "link.jsonl").symlink_to(store.path)
+    (tmp_path / "hard.jsonl").hardlink_to(store.path)
+    other = str(tmp_path / "out.jsonl")
+    for options, words in (
+        (["--export", labels], "is the file of --labels"),
+        (["--pairs", str(tmp_path / "x" / ".." / "l.jsonl")], "is the file of --labels"),
+        (["--pairs", str(tmp_path / "link.jsonl")], "is the file of --labels"),
+        (["--pairs", str(tmp_path / "hard.jsonl")], "is the file of --labels"),
+        (["--export", str(beside)], "is the file of the answers"),
+        (["--export", other, "--pairs", other], "is the file of --export"),
+        (["--pairs", str(tmp_path / "out.csv")], "rows of JSON are written; expected .jsonl"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            label.main(["--labels", labels, *options])
+        assert store.path.read_bytes() == whole and beside.read_text() == "kept"
+    label.main(["--labels", labels, "--export", other])
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 1
+
+
 def test_mistakes_are_named(tmp_path):
     with pytest.raises(ValueError, match="give --prompts and --from"):
         label.main(["--labels", str(tmp_path / "l.jsonl")])

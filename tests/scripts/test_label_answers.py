@@ -22,7 +22,8 @@ def given(tmp_path, monkeypatch):
     def arguments(rows, said, *options):
         table = tmp_path / "prompts.jsonl"
         table.write_text("".join(json.dumps({"prompt": row}) + "\n" for row in rows))
-        monkeypatch.setattr(answers, "written", lambda a, found: said)
+        made = [[(text, text != "cut") for text in texts] for texts in said]
+        monkeypatch.setattr(answers, "written", lambda a, found: made)
         known = ["--labels", str(tmp_path / "l.jsonl"), "--prompts", str(table), "--from", "m"]
         return label.arguments([*known, *options])
 
@@ -62,6 +63,25 @@ def test_a_model_answers_chats_by_its_template_and_texts_without(folder, tmp_pat
         (item,) = answers.sampled(a)
         assert item["prompt"] == row and 2 <= len(item["answers"]) <= 4
         assert answers.sampled(a) == [item]
+
+
+def test_answers_do_not_depend_on_how_many_are_sampled_at_a_time(folder, tmp_path, monkeypatch):  # noqa: F811
+    table = tmp_path / "p.jsonl"
+    table.write_text("".join(json.dumps({"prompt": f"Why {n}?"}) + "\n" for n in range(3)))
+    found = []
+    for rows in (answers.ROWS, 8):  # all at once, then two prompts and one
+        monkeypatch.setattr(answers, "ROWS", rows)
+        known = [
+            "--labels",
+            str(tmp_path / f"{rows}"),
+            "--prompts",
+            str(table),
+            "--from",
+            str(folder),
+        ]
+        found.append(answers.sampled(label.arguments([*known, "--max_new_tokens", "8"])))
+    assert found[0] == found[1] and len(found[0]) == 3
+    assert all(len(item["ended"]) == len(item["answers"]) for item in found[0])
 
 
 def test_fewer_answers_are_told(given, capsys):
@@ -109,6 +129,25 @@ def test_an_older_file_is_read(given):
     items = [{"id": label_store.identity("p", FOUR), "prompt": "p", "answers": FOUR}]
     files.write(answers.beside(a.labels), items)
     assert answers.sampled(a) == items
+
+
+def test_a_chat_in_an_older_file_is_its_messages(given, tmp_path):
+    a = given([CHAT, '[{"a": 1}]'], [FOUR, FOUR], "--chat")
+    old = [
+        {"id": str(n), "prompt": p, "answers": FOUR}
+        for n, p in enumerate((json.dumps(CHAT), '[{"a": 1}]'))
+    ]
+    files.write(answers.beside(a.labels), old)
+    store = label_store.Store(a.labels, old)
+    judge(store, "ann", [1, 2, 3, 4])  # of the older version: text
+    store = label_store.Store(a.labels, answers.sampled(a))
+    assert [item["prompt"] for item in store.items.values()] == [CHAT, '[{"a": 1}]']
+    judge(store, "bob", [1, 2, 3, 4])
+    judge(store, "bob", [1, 2, 3, 4])
+    label.main(["--labels", a.labels, "--export", str(tmp_path / "r.jsonl")])
+    found = preferences.read(tables.read(str(tmp_path / "r.jsonl")), {"data": {}})
+    assert [item.prompt for item in found] == [CHAT, '[{"a": 1}]']
+    assert found[0].shared[1] == 6  # both labellers' pairs are about one prompt
 
 
 def test_a_torn_file_is_an_error(given):

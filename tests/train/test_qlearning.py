@@ -87,6 +87,9 @@ def test_a_time_limit_is_no_end():
         ({"q.epsilon": 2.0}, "expected 0 <= x <= 1"),
         ({"world.id": "Frozen-v1"}, "no such world"),
         ({"world.id": "CartPole-v1"}, "does not list its transitions"),
+        ({"q.power": -1.0}, "q.power is -1.0; expected at least 0, at most 1"),
+        ({"q.least": -5}, "q.least is -5; expected at least 0"),
+        ({"q.net": "mlp", "q.least": 500_000}, "q.least is 500000, more than config.steps=400000"),
         ({"q.rate": 1.0}, "no field 'rate'"),
     ],
 )

@@ -12,6 +12,14 @@ from train.core.errors import nearest
 OWN = ("head", "labels", "drop_", "pool", "score_")  # what a run may set beside the model's own
 COMPUTED = ["dtype", "stream", "remat", "scan", "attend"]
 BODY = ("heads", "head_size", "head_act", "head_bias", "head_scale")
+# What a model computes from parameters of the same shapes.
+COMPUTES = (
+    "norm", "norm_place", "norm_eps", "final_norm", "act", "experts_per_token", "positions",
+    "position_offset", "position_pad", "causal", "pattern", "window", "score_scale", "scale_by_layer",
+    "embed_scale", "head_scale", "tied",
+)  # fmt: skip
+ROTARY = ("rope_theta", "rope_scaling")
+SCALING = ("rope_factor", "rope_low", "rope_high", "rope_original")
 
 
 def options(config) -> Options:
@@ -46,6 +54,26 @@ def named(init) -> Options | None:
     if init.get("reference", ""):
         return reference.options(init["reference"])
     return None
+
+
+def refuse_other_model(section, o: Options, what: str):
+    """ValueError where the model that a section names computes something else than one of options `o`,
+    as whose parameters its own would be taken."""
+    found = named(section)
+    if found is None:
+        return
+    fields = COMPUTES
+    if o.positions == found.positions == "rotary":
+        fields += ROTARY + SCALING * (
+            o.rope_scaling != "none" and o.rope_scaling == found.rope_scaling
+        )
+    for field in fields:
+        own, other = getattr(o, field), getattr(found, field)
+        if own != other:
+            raise ValueError(
+                f"{what} is a model with {field}={other!r}, config.model has {own!r}; expected the same "
+                "model, whose probabilities are compared with its own"
+            )
 
 
 def params(init, o: Options, seed: int, make=None) -> dict:

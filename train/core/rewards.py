@@ -7,6 +7,7 @@ with a target, and raise a ValueError where there is none, since "" would reward
 
 import re
 from collections import Counter
+from decimal import Decimal
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +15,11 @@ import numpy as np
 from train.core.errors import nearest
 
 ENDINGS = ("none", "replace", "subtract")
-# Groups of three digits may be set off by commas; a minus behind a letter or a digit is none.
-_NUMBER = re.compile(r"(?:(?<![\w)])-)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
+# Groups of three digits may be set off by commas; a minus behind a letter or a digit is none, and a point
+# behind one begins no number.
+_NUMBER = re.compile(
+    r"(?:(?<![\w)])[-\u2212])?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\w.])\.\d+)"
+)
 UNSURE = "\na reward that cannot say is for group methods"
 
 
@@ -68,7 +72,14 @@ def finite(scores, where: str = "the reward", hint: str = UNSURE) -> np.ndarray:
 
 
 def plain(found) -> np.ndarray:
-    """What a reward function said, as float32: None is NaN; ValueError for what is no number."""
+    """What a reward function said, as float32: None is NaN; ValueError for what is no number.
+
+    A text is none, whatever it spells.
+    """
+    found = list(found)
+    texts = [x for x in found if isinstance(x, (str, bytes))]
+    if texts:
+        raise ValueError(f"a reward function gave no number: {texts[0]!r:.60}")
     try:
         made = np.asarray([np.nan if x is None else x for x in found], np.float32)
     except (TypeError, ValueError) as error:
@@ -97,9 +108,10 @@ def exact(prompt: str, answer: str, target: str) -> float:
 
 def last_number(prompt: str, answer: str, target: str) -> float:
     """1 where the last number in the answer equals the target's: 1,000 is a thousand, the last of
-    "1,2" is 2 and that of "10-3" is 3."""
+    "1,2" is 2, that of "10-3" is 3 and ".5" a half. Numbers are compared by all of their digits."""
     found = [_NUMBER.findall(text) for text in (answer, _wanted(target))]
-    said = [float(numbers[-1].replace(",", "")) for numbers in found if numbers]
+    plain = lambda number: Decimal(number.replace(",", "").replace("\u2212", "-"))
+    said = [plain(numbers[-1]) for numbers in found if numbers]
     return float(len(said) == 2 and said[0] == said[1])
 
 

@@ -228,8 +228,9 @@ def watched(made, raw, method: str, size: int) -> dict:
         "unscored": float(np.isnan(raw).mean()),
     }
     if method in GROUPED:
-        rows = np.nan_to_num(score, nan=0.0).reshape(-1, size)
-        out["flat_groups"] = float((np.ptp(rows, axis=1) == 0).mean())
+        rows, there = score.reshape(-1, size), np.isfinite(score).reshape(-1, size)
+        low, high = (np.where(there, rows, edge) for edge in (np.inf, -np.inf))
+        out["flat_groups"] = float((high.max(1) <= low.min(1)).mean())  # without a score, too
     if method == "best":
         out["kl_bound"] = bestof.bound(size)
     if made["old"] is not made["sampled"]:

@@ -23,6 +23,7 @@ COMPARED = (
     "loop", "seed", "batch", "length", "phases", "model", "optim.name", "data.noise", "data.tokens",
     "data.least",
 )  # fmt: skip
+HOW = "how"  # in a fingerprint: {a field of the config, or its default: what a loop is made by}
 FREE = ("model.remat", "model.scan", "model.attend")  # how it is computed, not what
 
 
@@ -156,7 +157,10 @@ def refuse_other_run(folder, config, fingerprint: Mapping):
         raise ValueError(f"{folder / 'run.json'} does not say what the run's data is")
     then, fixed = dict(known), now.pop(frozen.NAME, None)
     before = then.pop(frozen.NAME, None)
+    by, made = now.pop(HOW, {}), then.pop(HOW, None)
     _refuse("config.", _compared(was), _compared(config.to_dict()))
+    if made is not None:  # an older run does not say
+        _refuse("config.", made, by)
     _refuse("the data's ", _rows(then), _rows(now))
     if before is not None and before != fixed:
         raise ValueError(

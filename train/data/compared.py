@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from train.data import answers
+from train.data import answers, endings
 from train.data.sentences import Frame
 
 
@@ -20,8 +20,20 @@ def framed(found, tokenizer) -> list:
 
 
 def written(found, dialogue) -> list:
-    """Rows (tokens, trained) of each comparison's answers after its prompt, each with its end."""
-    return [[dialogue.answered(item.prompt, text) for text in item.answers] for item in found]
+    """Rows (tokens, trained) of each comparison's answers after its prompt, up to the end of the turn.
+
+    An answer that did not reach its end (`item.ended`) has none; what a template writes behind a turn
+    is left out, since a policy's rows stop before it.
+    """
+    return [
+        [
+            endings.row(dialogue, *dialogue.answered(item.prompt, text), end)
+            for text, end in zip(
+                item.answers, item.ended or [True] * len(item.answers), strict=True
+            )
+        ]
+        for item in found
+    ]
 
 
 def fitting(rows, found, length: int, truncate: bool) -> tuple[list, list, int]:

@@ -23,6 +23,7 @@ class Judgement:
     prompt: str | list
     answers: list
     good: bool
+    ended: tuple = ()
 
 
 def open_parts(config) -> dict:

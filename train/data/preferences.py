@@ -2,8 +2,8 @@
 
 `config.data.train` (and `valid`, or `valid_share`) is a table (`train.data.tables`) of
 
-    prompt, chosen, rejected [, labeller]          a pair
-    prompt, answers, ranks [, labeller]            2 to 9 answers; rank 1 is the best, equal ranks tie
+    prompt, chosen, rejected [, labeller] [, ended]    a pair
+    prompt, answers, ranks [, labeller] [, ended]      2 to 9 answers; rank 1 is the best, equal ranks tie
 
 or one of the embedded sets of rated texts, `vader-movies`, `vader-tweets`, `vader-amazon`: texts are
 paired at random within each part, so that no text stands in two, and the better text is the one that
@@ -11,7 +11,8 @@ more raters placed higher, over all pairs of a rater of one and a rater of the o
 pair. Prompts may be text or messages; VADER's are empty.
 
 A ranking is one comparison, and so are pairs of one prompt that share answers, up to 9 of them: each
-answer is read once, and a ranking weighs the same when it was written down as its pairs.
+answer is read once, and a ranking weighs the same when it was written down as its pairs. `ended` says of
+each answer whether it reached its end (`train.data.endings`).
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ import json
 
 import numpy as np
 
-from train.data import embedded_sets, instructions, labelled
+from train.data import chat, embedded_sets, endings, instructions, labelled
 from train.data.opening import get
 from train.data.tables import Table
 
@@ -33,7 +34,8 @@ class Comparison:
     """K answers to a prompt: better [K,K] is 1 where answer i is preferred to j.
 
     agreement: the share of labellers (or of pairs of raters) who say so, or nan where one was asked.
-    shared: (in how many cases two labellers order a pair alike, of how many).
+    shared: (in how many cases two labellers order a pair alike, of how many). ended: whether each
+    answer reached its end, or empty where nothing is known and all pass for ended.
     """
 
     prompt: str | list
@@ -41,6 +43,7 @@ class Comparison:
     better: np.ndarray
     agreement: float = float("nan")
     shared: tuple = (0, 0)
+    ended: tuple = ()
 
 
 def open_parts(config) -> tuple[dict, float]:
@@ -120,12 +123,15 @@ def _every(table: Table, config) -> list:
     whole = name("answers") in table.columns
     rows = _rankings(table, name) if whole else _pairs(table, name)
     seen, made, order = {}, {}, {}
+    ended = endings.read(table, [_text(prompt) for prompt in prompts], rows)
     for number, (prompt, (answers, ranks), labeller) in enumerate(
         zip(prompts, rows, who, strict=True)
     ):
         where = table.where(number)
         if instructions.blank(prompt):
             raise ValueError(f"{where}: the prompt is empty; expected text")
+        if not isinstance(prompt, str):
+            _talk(prompt, where)
         if any(not answer.strip() for answer in answers):
             raise ValueError(f"{where}: an answer is empty; expected text")
         if len(set(answers)) < len(answers):
@@ -138,11 +144,21 @@ def _every(table: Table, config) -> list:
         order[id(vote)] = number
     _straight(seen)
     found = {}
-    for prompt, votes in made.values():
+    for key, (prompt, votes) in made.items():
         for answers, held in _sets(votes) if whole else _linked(votes):
             first = min(order[id(vote)] for vote in held)
-            found[first] = _counted(prompt, sorted(answers), held)
+            item = found[first] = _counted(prompt, sorted(answers), held)
+            if any((key, text) in ended for text in answers):
+                item.ended = tuple(ended.get((key, text), True) for text in item.answers)
     return [found[first] for first in sorted(found)]
+
+
+def _talk(prompt, where):
+    """ValueError where a prompt is no list of messages."""
+    try:
+        chat.check(prompt)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _text(prompt) -> str:
