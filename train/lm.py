@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from eval import perplexity
 from models.build import build
 from models.options import Options
-from train.core import best, loop, losses, preempt
+from train.core import best, checkpoint, loop, losses, preempt
 from train.core.fit import Fitted
 from train.core.plan import Plan, plan
 from train.core.state import Task
+from train.data import task as tasks
 from train.data import text
 
 PASSAGES = 3
@@ -47,6 +48,7 @@ def _open(config):
     o = Options.of(config.model.to_dict())
     tokenizer = text.load_tokenizer(config)
     loop.fits(o, tokenizer)
+    tasks.same_start(config, tokenizer, checkpoint.find)
     part = loop.slices(config)
     stream = text.open_stream(config, tokenizer, "train", *part)
     limit = config.eval.get("batches", 0)

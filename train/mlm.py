@@ -16,11 +16,12 @@ from eval import masked as scoring
 from models.build import build
 from models.likelihood import pick
 from models.options import Options
-from train.core import loop, losses
+from train.core import checkpoint, loop, losses
 from train.core.fit import Fitted
 from train.core.plan import Plan, plan
 from train.core.state import Task
 from train.data import masked, text
+from train.data import task as tasks
 from train.data.sentences import Frame
 
 
@@ -59,6 +60,7 @@ def _open(config):
         raise ValueError(f"data.pair={pair!r} needs model.token_types=2, not {o.token_types}")
     tokenizer = text.load_tokenizer(config, encoder=True)
     loop.fits(o, tokenizer)
+    tasks.same_start(config, tokenizer, checkpoint.find)
     return o, tokenizer, masked.open_stream(config, tokenizer, "train", *loop.slices(config))
 
 

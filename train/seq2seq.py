@@ -85,8 +85,7 @@ def open_parts(config):
 
 def _open_text(config, o):
     tokenizer = text.load_tokenizer(config)
-    init = config.get("init", {})
-    tasks.same_tokens(init, tokenizer, checkpoint.find, "config.init", "config.data.tokenizer")
+    tasks.same_start(config, tokenizer, checkpoint.find)
     _fits(denoised.extra(tokenizer, denoised.noise(config))[1], o)
     rows = loop.slices(config)
     stream = denoised.open_stream(config, tokenizer, "train", *rows)

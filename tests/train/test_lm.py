@@ -265,6 +265,18 @@ def test_fine_tuning_from_a_checkpoint(trained, tmp_path):
         np.testing.assert_allclose(want[name], got[name], atol=1e-6, err_msg=name)
 
 
+def test_a_start_from_other_tokens_is_refused(trained, tmp_path):
+    workdir, _ = trained
+    other = "byte" if config().data.tokenizer != "byte" else "char"
+    c = config(**{"init.checkpoint": str(workdir), "data.tokenizer": other, "model.vocab": 400})
+    with pytest.raises(ValueError, match="config.init names .*, which has other tokens"):
+        lm.check(c)
+    gone = config(**{"init.checkpoint": str(tmp_path / "gone")})
+    assert lm.check(gone), "a resume can do without it"
+    with pytest.raises(FileNotFoundError, match="gone"):
+        lm.run(gone, tmp_path / "run")
+
+
 def test_a_tokenizer_that_is_too_large_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"--config.model.vocab=\d+"):
         lm.run(config(**{"model.vocab": 32}), tmp_path)

@@ -139,3 +139,11 @@ def test_a_run_learns_and_scores_itself(tmp_path):
     found = fitted.metrics
     assert found["heldout/loss"] < losses[0] and 0 < found["heldout/accuracy"] < 0.5
     assert 1 < found["pseudo/pseudo_perplexity"] < 600
+    other = complete(ConfigDict({**CONFIG, "steps": 40}))
+    other.data.masking.unit = "token"
+    with pytest.raises(ValueError, match='unit is "token", but this run .* "word"'):
+        mlm.run(other, tmp_path)
+    other = complete(ConfigDict(CONFIG))
+    other.init.checkpoint, other.data.tokenizer = str(tmp_path), "wordpiece:500"
+    with pytest.raises(ValueError, match="has other tokens"):
+        mlm.check(other)

@@ -1,8 +1,8 @@
 """Where a run starts, written once: resume this run; else start from the checkpoint that the config
 names; else from reference weights; else from scratch.
 
-A resume takes everything and refuses another seed, data, noise, tokenizer, batch or model. The other
-two take parameters only: step, optimiser and data begin anew.
+A resume takes everything and refuses another seed, data, noise, masking, tokenizer, batch or model. The
+other two take parameters only: step, optimiser and data begin anew.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from train.core.state import State, Task, companions
 
 COMPARED = (
     "loop", "seed", "batch", "length", "phases", "model", "optim.name", "data.noise", "data.tokens",
-    "data.least",
+    "data.least", "data.masking", "data.pair", "data.short",
 )  # fmt: skip
 HOW = "how"  # in a fingerprint: {a field of the config, or its default: what a loop is made by}
 FREE = ("model.remat", "model.scan", "model.attend")  # how it is computed, not what

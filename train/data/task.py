@@ -1,5 +1,6 @@
 """Everything that a fine-tuning run reads: tokenizer, labels, and the rows of each part."""
 
+import contextlib
 import dataclasses
 import math
 from pathlib import Path
@@ -75,6 +76,15 @@ def same_tokens(section, tokenizer, find, what: str, whose: str = "the policy"):
             f"{what} names {source}, which has other tokens ({other.vocab} of them) than "
             f"{whose} ({tokenizer.vocab}); expected the same vocabulary"
         )
+
+
+def same_start(config, tokenizer, find):
+    """`same_tokens` for config.init. A model that is gone is let pass: a resume can do without it, and
+    a start names it."""
+    with contextlib.suppress(FileNotFoundError):
+        same_tokens(
+            config.get("init", {}), tokenizer, find, "config.init", "config.data.tokenizer"
+        )  # fmt: skip
 
 
 def refuse_other_tokens(config, tokenizer, find):
