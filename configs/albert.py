@@ -7,7 +7,8 @@
 `:tiny`: two CPU cores, about a minute, embedded Shakespeare with a unigram vocabulary trained on it;
 no published number.
 `:embedded`: four layers of 256 with one set of weights on Shakespeare and the World English Bible, tokens
-and compute as in configs/bert.py, about ten minutes.
+and compute as in configs/bert.py, about an hour on a core. Seed 0 on works held out, after 3,000 steps: masked
+accuracy .180, sentence order .773, pseudo-perplexity 774. No published number.
 `:base` to `:xxlarge`: the paper used 64 to 512 TPU v3. Put a token store of English Wikipedia and
 books, written with ALBERT's own tokenizer, at data/wikibooks-albert first. Expected after
 fine-tuning, for xxlarge after 1.5 M steps: MNLI 90.8, SQuAD 2.0 F1 90.2 (dev; tables 9 and 10).
