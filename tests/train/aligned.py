@@ -16,6 +16,12 @@ SIZE = dict(
     vocab=288, context=24, layers=1, width=16, heads=2, ff=32,
     drop_embed=0.0, drop_attn=0.0, drop_resid=0.0, drop_head=0.0,
 )  # fmt: skip
+OWN = {  # sections that a loop reads
+    "sft": dict(lora=dict(rank=0)),
+    "reward": dict(lora=dict(rank=0), reward={}),
+    "preference": dict(lora=dict(rank=0), preference={}),
+    "ppo": dict(ppo={}, kl={}, reward={}, mix={}),
+}
 WORDS = ("good", "fine", "bad", "poor", "tea", "film")
 
 
@@ -30,8 +36,7 @@ def config(loop: str, folder, rows, head="lm", **changes) -> ConfigDict:
             model=families.row("gpt2", **SIZE, **own),
             data=dict(train=str(path), valid="", valid_share=0.25, tokenizer="byte", packing="none"),
             optim=dict(lr=1e-2, warmup=1), log=dict(every=1, tensorboard=False),
-            init=dict(model=False), lora=dict(rank=0), preference={}, ppo={}, kl={}, reward={}, mix={},
-            anomaly=dict(policy="stop"),
+            init=dict(model=False), anomaly=dict(policy="stop"), **OWN[loop],
         )
     )  # fmt: skip
     made.update_from_flattened_dict(changes)
