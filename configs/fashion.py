@@ -58,28 +58,23 @@ ROWS = {
 }  # fmt: skip
 RATES = {"resnet": 4e-3, "efficientnet": 4e-3, "textbook": 1e-3, "tokenizer": 1e-3}
 
-OWN = {  # what one loop reads
-    "vision": dict(
-        smooth=0.0, layer_decay=1.0, frozen_stats=False,
-        distill=dict(teacher="", kind="hard", temperature=3.0, weight=0.5),
-    ),
-    "mim": dict(tokenizer="", mask=dict(kind="blocks", share=0.4, least=2)),
-    "dvae": dict(temperature=(1.0, 0.0625), divergence=0.0),
-}  # fmt: skip
-
 
 def get_config(variant="tiny"):
     name = {"tiny": "vit", "beit-scratch": "beit"}.get(variant, variant)
-    loop = {"tokenizer": "dvae", "beit-mim": "mim"}.get(name, "vision")
     cnn = name in ("resnet", "efficientnet")
     config = ConfigDict(
         dict(
-            loop=loop,
+            loop={"tokenizer": "dvae", "beit-mim": "mim"}.get(name, "vision"),
             seed=0,
             steps=1_410,
             batch=128,
             length=1,
-            **OWN[loop],
+            smooth=0.0,
+            layer_decay=1.0,
+            frozen_stats=False,
+            tokenizer="",
+            temperature=(1.0, 0.0625),
+            divergence=0.0,
             model=ROWS[name],
             data=dict(
                 source="fashion-mnist",
@@ -93,6 +88,8 @@ def get_config(variant="tiny"):
                 workers=0,
             ),
             augment=dict(crop="shift", pad=0, flip=0.5),
+            mask=dict(kind="blocks", share=0.4, least=2),
+            distill=dict(teacher="", kind="hard", temperature=3.0, weight=0.5),
             optim=dict(
                 name="adamw",
                 lr=RATES.get(name, 2e-3),

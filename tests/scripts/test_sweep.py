@@ -16,7 +16,7 @@ CONFIG = """
 from ml_collections import ConfigDict
 VARIANTS = ("tiny",)
 def get_config(variant="tiny"):
-    return ConfigDict(dict(steps=4, optim=dict(lr=1.0), name="x"))
+    return ConfigDict(dict(steps=4, optim=dict(lr=1.0)))
 """
 
 

@@ -150,11 +150,8 @@ def complete(config: ConfigDict) -> ConfigDict:
     ValueError names a field of another type than the default's, a None, or a list.
     """
     given = config.copy_and_resolve_references().to_dict()
-    loop = given.get("loop", DEFAULTS["loop"])
-    defaults = _defaults(loop)
-    top, data = fields.own(loop)
-    if loop in fields.OWN:
-        _known(f"config (loop {loop!r})", given, (*top, "model", *defaults))
+    defaults = _defaults(given.get("loop"))
+    _known("config", given, (*fields.TOP, "model", *defaults))
     for name, value in defaults.items():
         if not isinstance(value, dict):
             given[name] = _like(name, given.get(name, value), value)
@@ -162,7 +159,7 @@ def complete(config: ConfigDict) -> ConfigDict:
         section = given.setdefault(name, {})
         if not isinstance(section, dict):
             raise ValueError(f"config.{name} is {section!r}; expected a section")
-        more = data if name == "data" and loop in fields.OWN else CLOSED.get(name, section)
+        more = fields.DATA if name == "data" else CLOSED.get(name, section)
         _known(f"config.{name}", section, (*more, *value))
         for key, default in value.items():
             section[key] = _like(f"{name}.{key}", section.get(key, default), default)

@@ -1,7 +1,8 @@
 """What a loop reads of a config beyond what every loop reads (`config.DEFAULTS`).
 
-A field or a section that is named neither here nor there is a mistake. What a section of the loop's
-own holds, such as `ppo`, is said where that is read (`sections.section`).
+A field or a section that is named neither there nor for any loop here is a mistake; what another loop
+reads may stand in a config that several share. What a section of the loop's own holds, such as `ppo`,
+is said where that is read (`sections.section`).
 """
 
 _TABLE = ("train", "valid", "valid_share", "truncate")
@@ -43,6 +44,5 @@ OWN = {
 }  # fmt: skip
 
 
-def own(loop: str) -> tuple:
-    """(names at the top level, names in `data`) that a loop reads besides; ((), ()) for no loop."""
-    return OWN.get(loop, ((), ()))
+TOP = tuple(dict.fromkeys(name for top, _ in OWN.values() for name in top))
+DATA = tuple(dict.fromkeys(name for _, data in OWN.values() for name in data))
