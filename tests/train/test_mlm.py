@@ -144,6 +144,6 @@ def test_a_run_learns_and_scores_itself(tmp_path):
     with pytest.raises(ValueError, match='unit is "token", but this run .* "word"'):
         mlm.run(other, tmp_path)
     other = complete(ConfigDict(CONFIG))
-    other.init.checkpoint, other.data.tokenizer = str(tmp_path), "wordpiece:500"
+    other.init.checkpoint, other.data.tokenizer = str(tmp_path), "wordpiece:560"
     with pytest.raises(ValueError, match="has other tokens"):
         mlm.check(other)
