@@ -6,6 +6,7 @@ is said where that is read (`sections.section`).
 """
 
 _TABLE = ("train", "valid", "valid_share", "truncate")
+_COMPARED = (*_TABLE, "template", "rounds", "seed")
 _TEXTS = (
     *_TABLE, "test", "test_share", "group", "rank", "task", "labels", "class_weights", "balanced",
     "temperature", "text", "pair", "label", "words", "tags", "choices", "question", "context",
@@ -30,19 +31,14 @@ OWN = {
     "mim": (("augment", "mask", "tokenizer"), _PICTURES),
     "dvae": (("augment", "divergence", "temperature"), _PICTURES),
     "sft": (("lora",), (*_TABLE, "prompt", "completion", "messages", "template", "loss")),
-    "reward": (
-        ("lora", "reward", "layer_decay"), (*_TABLE, "template", "rounds", "seed"),
-    ),
-    "preference": (
-        ("lora", "preference", "reference"), (*_TABLE, "template", "rounds", "seed"),
-    ),
+    "reward": (("lora", "reward", "layer_decay"), _COMPARED),
+    "preference": (("lora", "preference", "reference"), _COMPARED),
     "ppo": (
         ("kl", "ppo", "reward", "mix", "reference"),
         ("train", "valid", "valid_share", "prompt", "target", "template"),
     ),
     "qlearning": (("q", "world"), ()),
 }  # fmt: skip
-
-
+# Of all loops.
 TOP = tuple(dict.fromkeys(name for top, _ in OWN.values() for name in top))
 DATA = tuple(dict.fromkeys(name for _, data in OWN.values() for name in data))
