@@ -9,7 +9,7 @@ from models.dropout import drop, site
 from models.initial import deviation
 from models.layers import Norm, Projection, normal
 from models.options import Options
-from models.products import product, project
+from models.products import own, product, project
 
 
 def vocabulary(head: nn.Module, x, table):
@@ -21,8 +21,8 @@ def vocabulary(head: nn.Module, x, table):
     if o.tied:
         return product(f"{lead}u,vu->{lead}v", x, table, o.dtype)
     shape = (x.shape[-1], o.vocab)
-    kernel = head.param("kernel", normal(deviation(o, "head")), shape, jnp.float32)
-    return project(head, f"{lead}u,uv->{lead}v", x, kernel, o.dtype)
+    kernel = own(head, normal(deviation(o, "head")), shape)
+    return project(head, f"{lead}u,uv->{lead}v", x, kernel, shape, o.dtype)
 
 
 class LanguageHead(nn.Module):

@@ -13,7 +13,7 @@ from models.dropout import drop
 from models.gradients import add_bias, layer_norm, rms_norm
 from models.initial import deviation
 from models.options import Options
-from models.products import project
+from models.products import own, project
 
 
 def normal(std: float):
@@ -34,13 +34,13 @@ class Projection(nn.Module):
     dtype: str
 
     def setup(self):
-        self.kernel = self.param("kernel", normal(self.std), self.shape, jnp.float32)
+        self.kernel = own(self, normal(self.std), self.shape)
         if self.bias_axes:
             shape = self.shape[-self.bias_axes :]
             self.bias = self.param("bias", nn.initializers.zeros_init(), shape, jnp.float32)
 
     def __call__(self, x):
-        y = project(self, self.equation, x, self.kernel, self.dtype)
+        y = project(self, self.equation, x, self.kernel, self.shape, self.dtype)
         return add_bias(y, self.bias) if self.bias_axes else y
 
 

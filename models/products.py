@@ -107,20 +107,32 @@ def transposed(x):
     return settle(jax.lax.fori_loop(0, -(-rows // SLAB), slab, made)).reshape(-1)
 
 
-def project(module: nn.Module, equation: str, x, kernel, dtype: str):
-    """`product` of a module's kernel; by the turned one if the module has it.
+def own(module: nn.Module, init, shape: tuple):
+    """The module's kernel; None where the turned one stands for it alone (`models.step.turned`)."""
+    if module.has_variable(TURNED, "kernel") and not module.has_variable("params", "kernel"):
+        return None
+    return module.param("kernel", init, shape, jnp.float32)
+
+
+def project(module: nn.Module, equation: str, x, kernel, shape: tuple, dtype: str):
+    """`product` of a module's kernel, from `own`; by the turned one if the module has it.
 
     If the collection "turned" is mutable, the module's kernel is put there, flat, rounded and with its
-    contracted axes last, for calls with a few rows. Those have no gradient.
+    contracted axes last, for calls with a few rows. Those have no gradient. Alone, it does for many rows,
+    too, at the same speed, and for one row, where tall kernels are read twice as fast.
     """
     rows, ours, theirs = _parts(equation)
+    count = math.prod(x.shape[:rows])
     if module.has_variable(TURNED, "kernel"):
-        turned = module.get_variable(TURNED, "kernel")
-        if few(math.prod(x.shape[:rows]), dtype):
-            y = _left(rows, narrow(x, dtype), turned, kernel.shape[len(ours) :])
-            return y.astype(x.dtype)
+        turned, low = module.get_variable(TURNED, "kernel"), narrow(x, dtype)
+        if few(count, dtype) or (kernel is None and count == 1):
+            return _left(rows, low, turned, shape[len(ours) :]).astype(x.dtype)
+        if kernel is None:
+            first, second, out = re.split(",|->", equation)
+            turned = turned.reshape(*shape[len(ours) :], *shape[: len(ours)])
+            return _einsum(f"{first},{theirs}{ours}->{out}", low, turned, x.dtype)
     elif module.is_mutable_collection(TURNED) and not module.is_initializing():
-        low = settle(narrow(kernel, dtype)).reshape(-1, math.prod(kernel.shape[len(ours) :]))
+        low = settle(narrow(kernel, dtype)).reshape(-1, math.prod(shape[len(ours) :]))
         module.put_variable(TURNED, "kernel", transposed(low))
     return product(equation, x, kernel, dtype)
 

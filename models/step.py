@@ -81,15 +81,30 @@ def _turn(step, variables):
 _turned = jax.jit(_turn, static_argnames=("step",))
 
 
-def turned(model, variables) -> dict:
+def turned(model, variables, instead: bool = False) -> dict:
     """The variables with their kernels turned as well (`models.products`), for those who decode a few
     rows again and again: each call turns them otherwise. They take as much memory once more.
 
-    As they are for a scanned model (see `apart`) and where nothing would be gained.
+    instead: in place of those kernels, for those who do nothing but decode: then one row gains as well, and
+    they take no more memory, once the caller has let go of `variables`. As they are for a scanned model
+    (see `apart`) and where nothing would be gained.
     """
     if model.o.scan or not few(ROWS, jnp.dtype(model.o.dtype)):
         return variables
-    return {**variables, TURNED: _turned(Step(model), variables)}
+    made = variables.get(TURNED) or _turned(Step(model), variables)
+    if instead:
+        variables = {**variables, "params": _without(variables["params"], made)}
+    return {**variables, TURNED: made}
+
+
+def _without(tree: dict, made: dict) -> dict:
+    """The tree without the leaves that `made` has."""
+    inner = {
+        name: _without(x, made.get(name, {})) if isinstance(x, dict) else x
+        for name, x in tree.items()
+        if isinstance(x, dict) or name not in made
+    }
+    return {name: x for name, x in inner.items() if not isinstance(x, dict) or x}
 
 
 class Again:

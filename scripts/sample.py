@@ -23,6 +23,7 @@ from models import generate as generation
 from models import prompts, streaming
 from models.build import build
 from models.settings import Settings, unused
+from models.step import turned
 from scripts import convert
 from train.core import checkpoint, pages, reference
 from train.core.errors import Parser, cleanly
@@ -247,9 +248,9 @@ def run(source: Source, ids: list, given: list, a) -> list:
     return [text]
 
 
-def converse(source: Source, a):
+def converse(source: Source, messages: list, a):
     """A conversation on the terminal, until the input ends."""
-    messages = [{"role": "system", "content": a.system}] if a.system else []
+    source.variables = turned(source.model, source.variables, instead=True)
     while True:
         try:
             said = input("> ")
@@ -277,8 +278,8 @@ def main(argv=None):
     if a.prompt is None and not (a.chat and sys.stdin.isatty()):
         raise ValueError("give --prompt TEXT, or - to read it from standard input")
     given = [sys.stdin.read() if text == "-" else text for text in a.prompt or []]
-    source = load(a.source)
-    o = source.model.o
+    o = (source := load(a.source)).model.o
+    system = [{"role": "system", "content": a.system}] if a.system else []
     if o.kind not in ("decoder", "encdec") and not (o.kind == "encoder" and o.causal):
         raise ValueError(f"{a.source} is an {o.kind}, which writes no text")
     if a.chat:
@@ -286,9 +287,8 @@ def main(argv=None):
         source.ends, a.stop = tuple({*source.ends, *ids}), [*a.stop, *texts]
     if a.prompt is None:
         a.stream, a.n = True, 1
-        return converse(source, a)
+        return converse(source, system, a)
     if a.chat:
-        system = [{"role": "system", "content": a.system}] if a.system else []
         ids = [source.encode_chat([*system, {"role": "user", "content": t}]) for t in given]
     else:
         ids = [source.encode(text) for text in given]

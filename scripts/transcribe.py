@@ -73,8 +73,7 @@ def transcribe(model, variables, tokenizer, samples, beams: int = 1, most: int =
         max_new_tokens=min(most, o.context - len(prompt)), min_new_tokens=1, eos=(end,), pad=end,
         num_beams=beams, suppress=tuple(sorted(i for i in special if i < o.vocab)),
     )  # fmt: skip
-    if beams > 1:
-        variables = turned(model, variables)
+    variables = turned(model, variables, instead=True)
     for piece in pieces(samples, frames * sound.HOP):
         spectra = sound.spectrogram(piece, o.frames, frames)[None]
         made = generate(model, variables, spectra, None, s, prompt=[prompt])

@@ -129,7 +129,7 @@ def _open(config):
     how = settings(config)
     single = how["loss"] == "kto"
     parts = judgements.open_parts(config) if single else data.open_parts(config)[0]
-    texts = lambda: sorted({text for item in parts["train"] for text in item.answers})
+    texts = lambda: compared.texts(parts["train"])
     tokenizer = tasks.open_tokenizer(config, checkpoint.find, texts, encoder=False)
     tasks.refuse_other_tokens(config, tokenizer, checkpoint.find)
     loop.fits(o, tokenizer)

@@ -67,7 +67,7 @@ def _open(config):
     config.model = o.plain()
     origin.check_score(o, "a reward model")
     parts, ceiling = data.open_parts(config)
-    texts = lambda: sorted({text for item in parts["train"] for text in _texts(item)})
+    texts = lambda: compared.texts(parts["train"])
     encoder = o.kind == "encoder"
     tokenizer = tasks.open_tokenizer(config, checkpoint.find, texts, encoder=encoder)
     tasks.refuse_other_tokens(config, tokenizer, checkpoint.find)
@@ -101,15 +101,6 @@ def _open(config):
         batches = every.every(*makes["valid"], config.batch, *loop.slices(config))
         held = batches, ceiling
     return config.lock(), o, tokenizer, stream, held
-
-
-def _texts(item):
-    prompts = (
-        [item.prompt]
-        if isinstance(item.prompt, str)
-        else [m["content"] for m in item.prompt if isinstance(m.get("content"), str)]
-    )
-    return [*prompts, *item.answers]
 
 
 def make_task(config, o: Options, tokenizer, stream, held, base=None) -> Task:

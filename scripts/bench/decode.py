@@ -4,12 +4,12 @@
     python -m scripts.bench decode --size 12m --rounds 2 --modes greedy1          (quick)
     python -m scripts.bench decode --size 124m --threads 2                        (wall)
 
-Ours is `models.generate.generate` with the layers apart and, for more than one row, the kernels turned
-beforehand (`models.step.turned`; within a call it takes what a few tokens take). Our fresh weights are
-exported and read by the peer, so that both must produce the same tokens; the table says whether they do.
+Ours is `models.generate.generate` with the layers apart and the kernels turned beforehand, in place of
+their own form (`models.step.turned`; within a call it takes what a few tokens take). A process of its own
+writes fresh weights, which all sides read, so that they must produce the same tokens; the table says whether they do.
 Prompts are random tokens (sources, where the family has an encoder), nothing ends a row, so every row gets
-`--new` tokens. Modes: greedy1 and greedy8 (rows), beam4 (one row, four beams). The first round compiles and
-warms up.
+`--new` tokens. Modes: greedy1 and greedy8 (rows), beam4 (one row, four beams). The first call compiles; what it
+takes of memory has a column of its own.
 
 `--threads` are every side's cores, as in `bench train`. The memory bound is the weights' bytes over the
 bandwidth that this machine reaches in the same run (reading 512 MB, or scaling them in place, whichever is
@@ -97,10 +97,16 @@ def lanes(args, folder, kind: str = "decode", **more) -> list:
             f"bench {kind} needs a {' or '.join(fit)}; {args.family} is of kind {o.kind}"
         )
     made, against = [], "transformers" in args.against
+    if against and kind == "decode":
+        write = {"kind": "export", "model": o.plain(), "weights": str(weights)}
+        with Lane("weights", sys.executable, "scripts.bench.ours", write, folder):
+            say("written for all sides")
     for text in args.variants:
         change = sizes.variant(text)
         mine = {**job, "model": o.replace(**change).plain(), "side": "formulary"}
-        if against and not made:
+        if against and kind == "decode":
+            mine["weights"] = str(weights)
+        elif against and not made:
             mine["export"] = str(weights)
         name = f"formulary {text}".strip()
         made.append(
@@ -128,9 +134,11 @@ def turns(started, args, mode) -> list:
     """What every side gave in one mode, and whether its tokens are those of ours."""
     rows, beams = MODES[mode]
     say(f"{mode}: {rows} x ({args.prompt} + {args.new} tokens), beams {beams}")
+    request, first = dict(rows=rows, beams=beams, prompt=args.prompt, new=args.new), {}
     for lane in started:
         lane.rows = []
-    request = dict(rows=rows, beams=beams, prompt=args.prompt, new=args.new)
+        lane.ask("generate", **request)
+        first[lane.name] = lane.ask("settle")["peak"]
     bench_lanes.interleave(started, args.rounds, "generate", **request)
     single = {}
     if mode == "greedy1":  # the prompt's part alone, so that a token's can be told
@@ -146,6 +154,7 @@ def turns(started, args, mode) -> list:
             "cpu": [row["cpu"] for row in lane.rows],
             "wall": [row["wall"] for row in lane.rows],
             "peak": lane.rows[-1]["peak"],
+            "first_peak": first[lane.name],
             "equal": equal(wanted, lane.rows[-1]["tokens"]),
             "single": single.get(lane.name),
         }
@@ -176,12 +185,13 @@ def table(result: dict) -> str:
                 mode, s["name"], tables.seconds_text(s["cpu"]),
                 tables.seconds_text(s["wall"]),
                 f"{tokens / tables.median_of(s, 'wall'):.1f}", ratio,
-                f"{100 * s['equal']:.0f} %", f"{s['peak'] / 1e9:.2f}",
+                f"{100 * s['equal']:.0f} %", f"{s['peak'] / 1e9:.2f}", f"{s['first_peak'] / 1e9:.2f}",
             ])  # fmt: skip
     what = tables.measured(result)
     head = [
         f"{result['family']} {result['size']}, {result['prompt']} + {result['new']}", "side",
         "CPU-s", "wall s", "tokens/s (wall)", f"ratio over ours ({what})", "same tokens", "peak GB",
+        "of the first call",
     ]  # fmt: skip
     parts = [tables.grid(head, rows), bound(result)]
     return "\n\n".join(part for part in parts if part)

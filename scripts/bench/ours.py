@@ -141,31 +141,45 @@ class Train:
         }
 
 
+def fresh(o: Options) -> tuple:
+    """(model, variables) with its layers apart."""
+    model = build_model(o)
+    return generation.apart(model, jax.jit(model.init)(jax.random.key(0), example(o)))
+
+
+def export(job: dict):
+    """Fresh weights as the reference's folder `job["weights"]`."""
+    model, variables = fresh(Options.of(job["model"]))
+    interop.export(job["weights"], model.o, jax.device_get(variables["params"]))
+
+
 class Decode:
-    """Fresh weights and the public way to generate from them."""
+    """The public way to generate, with kernels turned in place of their own form: from the weights that the
+    peers read, or from fresh ones."""
 
     def __init__(self, job: dict):
         o = Options.of(job["model"])
-        model = build_model(o)
-        variables = jax.jit(model.init)(jax.random.key(0), example(o))
-        self.model, self.variables = generation.apart(model, variables)
-        self.turned = {}
-        if "export" in job:
-            params = jax.device_get(self.variables["params"])
-            interop.export(job["export"], self.model.o, params)
+        if "weights" in job:
+            variables = jax.device_put(interop.load(job["weights"]).variables)
+            self.model, variables = generation.apart(build_model(o), variables)
+        else:
+            self.model, variables = fresh(o)
+        self.variables = turned(self.model, variables, instead=True)
         read = matmul_parameters(o) * 4
-        self.info = {"version": f"jax {jax.__version__}", "weight_bytes": read}
+        self.info, self.mode = {"version": f"jax {jax.__version__}", "weight_bytes": read}, None
+        del variables
+        pages.trim()
 
     def generate(self, rows: int, beams: int, prompt: int, new: int) -> dict:
-        """One call; its new tokens beside its times."""
-        tokens = prompts(self.model.o.vocab, rows, prompt)
+        """One call; its new tokens beside its times. What was compiled for another mode is dropped first."""
+        if self.mode not in (None, (rows, beams)):
+            jax.clear_caches()
+            pages.trim()
+        self.mode, tokens = (rows, beams), prompts(self.model.o.vocab, rows, prompt)
         settings = Settings(max_new_tokens=new, num_beams=beams)
-        row, variables = {}, self.variables
-        if rows * beams > 1:
-            self.turned = self.turned or turned(self.model, self.variables)
-            variables = self.turned
+        row = {}
         with timed(row):
-            out = generation.generate(self.model, variables, tokens, None, settings)
+            out = generation.generate(self.model, self.variables, tokens, None, settings)
             made = np.asarray(out.sequences)
         return {**row, "tokens": made[:, -new:].tolist()}
 
@@ -209,6 +223,9 @@ def build(job: dict):
     """(info, handlers) of a job; see `scripts.bench.serve`."""
     if job["kind"] == "matmul":
         return {"version": f"jax {jax.__version__}"}, {"matmul": matmul}
+    if job["kind"] == "export":
+        export(job)
+        return {}, {}
     if job["kind"] == "decode":
         decode = Decode(job)
         return decode.info, {"generate": decode.generate, "bandwidth": bandwidth}

@@ -2,8 +2,8 @@
 
 A worker is a process that keeps its model. It reads a JSON object a line on stdin, `{"do": name,
 ...}`, calls the handler of that name with the rest, and writes the handler's dict as one line on
-stdout; so the parent lets its workers work in turns. Only the standard library is imported here: the
-peers' workers run in an environment of their own.
+stdout; so the parent lets its workers work in turns. Only the standard library is imported here (and a
+module that needs no more): the peers' workers run in an environment of their own.
 """
 
 import contextlib
@@ -13,6 +13,8 @@ import resource
 import sys
 import time
 from pathlib import Path
+
+from train.core import pages
 
 
 def serve(job: str, build) -> None:
@@ -31,9 +33,18 @@ def serve(job: str, build) -> None:
     info, handlers = build(json.loads(Path(job).read_text()))
     answer({**info, "ready_seconds": time.perf_counter() - began, "peak": peak()})
     forget_peak()
+    handlers = {**handlers, "settle": settle}
     for line in sys.stdin:
         request = json.loads(line)
         answer(handlers[request.pop("do")](**request))
+
+
+def settle() -> dict:
+    """Gives back what the first round left and forgets its peak, which it says: a compiler's, perhaps."""
+    most = peak()
+    pages.trim()
+    forget_peak()
+    return {"peak": most}
 
 
 @contextlib.contextmanager

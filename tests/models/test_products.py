@@ -129,6 +129,29 @@ def test_kernels_may_be_turned_once_for_many_calls(name):
     np.testing.assert_array_equal(run(ready).sequences, run(variables).sequences)
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("gpt2", {}), ("moe", {}), ("gpt2", {"tied": False}), ("t5", {}), ("bart", {}),
+        ("transformer", {"dtype": "bfloat16", "stream": "float32"}),
+    ],
+)  # fmt: skip
+def test_kernels_may_stand_turned_alone(name, changes, without_bfloat16):
+    step, variables, prompt, _ = setup(name, **changes)
+    alone = turned(step.model, variables, instead=True)
+    sizes = [sum(x.size for x in jax.tree.leaves(v)) for v in (variables, alone)]
+    assert sizes[0] == sizes[1] and alone[products.TURNED], "each kernel stands there once"
+    long = jnp.tile(prompt, (8, 3))  # 360 rows at once: more than a few
+    for given, beams in ((prompt, 3), (prompt[:1], 1), (long, 1)):
+        settings = Settings(max_new_tokens=9, num_beams=beams)
+        run = lambda variables: generate.generate(step.model, variables, given, None, settings)
+        a, b = run(variables), run(alone)
+        np.testing.assert_array_equal(a.sequences, b.sequences)
+        np.testing.assert_allclose(a.log_probs, b.log_probs, atol=1e-4)
+    again = turned(step.model, alone, instead=True)
+    assert jax.tree.structure(again) == jax.tree.structure(alone)
+
+
 def test_kernels_of_changing_parameters_are_turned_in_the_same_memory():
     step, variables, prompt, _ = setup("gpt2")
     settings, again = Settings(max_new_tokens=9), Again(step.model)

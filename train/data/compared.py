@@ -6,6 +6,17 @@ from train.data import answers, endings
 from train.data.sentences import Frame
 
 
+def texts(found) -> list:
+    """Every text of the comparisons, prompts too, once each: what a fresh tokenizer is trained on."""
+    made = set()
+    for item in found:
+        turns = [item.prompt]
+        if not isinstance(item.prompt, str):
+            turns = [m["content"] for m in item.prompt if isinstance(m.get("content"), str)]
+        made.update(turns, item.answers)
+    return sorted(made)
+
+
 def framed(found, tokenizer) -> list:
     """Rows (tokens, token types) of each comparison's answers for an encoder: [CLS] prompt answer [SEP]."""
     frame, made = Frame.of(tokenizer), []

@@ -161,3 +161,12 @@ def test_mismatched_pairs_take_the_next_row_s_answer():
     assert batch["weights"][:, 1].tolist() == [[0, 0, 1, 1, 0], [0, 1, 1, 0, 0]]
     with pytest.raises(ValueError, match="batch above 1"):
         compared.judged(rows, prompts, 5, 0)([0])
+
+
+def test_a_fresh_tokenizer_is_trained_on_prompts_too():
+    chat = [{"role": "user", "content": "why"}, {"role": "assistant", "tool_calls": []}]
+    found = [
+        preferences.Comparison("how", ["b", "a"], np.eye(2)),
+        preferences.Comparison(chat, ["a", "c"], np.eye(2)),
+    ]
+    assert compared.texts(found) == ["a", "b", "c", "how", "why"]
