@@ -8,6 +8,8 @@ import numpy as np
 
 from models.likelihood import of_tokens
 
+NAMES = ("loss", "perplexity", "right", "tokens")
+
 
 def every(make, count: int, size: int, process: int = 0, processes: int = 1) -> list:
     """All items in order, `size` to a batch over all processes.

@@ -13,6 +13,11 @@ import numpy as np
 from eval import classify, metrics
 from models.likelihood import pick
 
+NAMES = {
+    "classify": ("accuracy", "top5", "loss", "skipped"),
+    "multilabel": ("mean_average_precision", "loss", "skipped"),
+}
+
 
 def outputs(model, variables, batch):
     """Class scores [B,C], float32, of `images`; with two heads their mean. Nothing is dropped."""

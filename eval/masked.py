@@ -16,6 +16,8 @@ from models.likelihood import pick
 
 PAIRS = {"next": "next_sentence", "order": "sentence_order"}
 LABELS = ("slots", "targets", "weights", "pair", "rows")
+NAMES = ("loss", "perplexity", "accuracy", "targets")
+PSEUDO = ("pseudo_perplexity", "tokens")
 
 
 def inputs(batch: Mapping, o) -> dict:
@@ -27,6 +29,12 @@ def inputs(batch: Mapping, o) -> dict:
 def pair(config) -> str:
     """What the figures of `config.data.pair` are called: next_sentence, sentence_order, or pair."""
     return PAIRS.get(config.get("data", {}).get("pair", ""), "pair")
+
+
+def names(config, o) -> tuple:
+    """What `build`'s run says of a model with these options."""
+    more = ("loss", "accuracy") if o.head in ("pretrain", "pair") else ()
+    return (*NAMES, *(f"{pair(config)}_{name}" for name in more))
 
 
 def build(config, model, tokenizer, data: Mapping, place: Callable | None = None) -> Callable:

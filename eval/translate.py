@@ -72,6 +72,11 @@ def loss(model, place: Callable | None = None) -> Callable:
     return run
 
 
+def names(how: Mapping) -> tuple:
+    """What `build`'s run says."""
+    return ("loss", "perplexity", *(() if how["limit"] < 0 else scores(["a"], ["a"])))
+
+
 def build(model, data: Mapping, how: Mapping, place=None, keep=None) -> Callable:
     """`run(variables) -> {name: float}`.
 

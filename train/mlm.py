@@ -107,6 +107,7 @@ def make_task(config, o: Options, tokenizer, stream, held) -> Task:
         loss=loss,
         totals=totals,
         evaluators=evaluators,
+        measures={"heldout": scoring.names(config, o), "pseudo": scoring.PSEUDO},
         flops=lambda batch: _flops(o, batch),
         adopt=r"^(score|head|pool)/",
     )

@@ -154,7 +154,7 @@ def make_task(config, o: Options, tokenizer, stream, held) -> Task:
     evaluators = {} if held is None else {"heldout": _evaluator(config, o, tokenizer, held)}
     return loop.task(
         model, tokenizer, stream, loss=loss, totals=totals, evaluators=evaluators,
-        flops=lambda batch: _flops(o, batch),
+        measures={"heldout": translate.names(_how(config))}, flops=lambda batch: _flops(o, batch),
     )  # fmt: skip
 
 

@@ -117,6 +117,7 @@ def make_task(config, o: Options, tokenizer, stream, held, base=None) -> Task:
         loss=loss,
         totals=totals,
         evaluators=evaluators,
+        measures={"valid": scoring.NAMES},
         rules=lora.RULES,
         **({} if base is None else low_rank),
     )

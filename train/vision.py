@@ -195,6 +195,7 @@ def make_task(config, o: Options, parts, stream, teacher=None) -> Task:
         loss=loss,
         totals=totals,
         evaluators=evaluators,
+        measures=dict.fromkeys(evaluators, scoring.NAMES[task]),
         flops=lambda batch: each * batch["images"].shape[0],
         assets=lambda folder: checkpoint.write_labels(folder, parts["train"].labels),
         frozen={"teacher": teacher[1]} if teacher else (),

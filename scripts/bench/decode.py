@@ -185,7 +185,8 @@ def table(result: dict) -> str:
                 mode, s["name"], tables.seconds_text(s["cpu"]),
                 tables.seconds_text(s["wall"]),
                 f"{tokens / tables.median_of(s, 'wall'):.1f}", ratio,
-                f"{100 * s['equal']:.0f} %", f"{s['peak'] / 1e9:.2f}", f"{s['first_peak'] / 1e9:.2f}",
+                f"{100 * s['equal']:.0f} %", f"{s['peak'] / 1e9:.2f}",
+                f"{s['first_peak'] / 1e9:.2f}" if "first_peak" in s else "",
             ])  # fmt: skip
     what = tables.measured(result)
     head = [

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from eval import masked
 from models import families
 from models.build import build
 from models.options import Options
@@ -139,6 +140,13 @@ def test_a_run_learns_and_scores_itself(tmp_path):
     found = fitted.metrics
     assert found["heldout/loss"] < losses[0] and 0 < found["heldout/accuracy"] < 0.5
     assert 1 < found["pseudo/pseudo_perplexity"] < 600
+    names = {f"heldout/{name}" for name in masked.names(config, Options.of(config.model.to_dict()))}
+    assert names == {name for name in found if name.startswith("heldout/")}
+    assert {f"pseudo/{name}" for name in masked.PSEUDO} <= set(found)
+    config.best.metric = "heldout/acuracy"
+    with pytest.raises(ValueError, match='did you mean "heldout/accuracy"'):
+        mlm.run(config, tmp_path / "typed")
+    assert not (tmp_path / "typed" / "checkpoints").exists(), "it is refused before a step"
     other = complete(ConfigDict({**CONFIG, "steps": 40}))
     other.data.masking.unit = "token"
     with pytest.raises(ValueError, match='unit is "token", but this run .* "word"'):

@@ -180,6 +180,9 @@ def test_a_run_learns_averages_and_writes(tmp_path):
     assert found["test/loss"] < 3.5 and found["test/chrf"] >= 0
     assert {"test/bleu", "test/rougeL", "test/exact"} <= set(found)
     assert fitted.metrics["test/loss"] == found["test/loss"]
+    names = translate.names({"limit": 0})
+    assert set(found) == {f"test/{name}" for name in names} and "bleu" in names
+    assert translate.names({"limit": -1}) == ("loss", "perplexity")
     written = [json.loads(line) for line in (tmp_path / seq2seq.WRITTEN).read_text().splitlines()]
     assert len(written) == 500 and set(written[0]) == {"source", "written", "reference"}
     assert all(row["source"] == row["reference"] for row in written)

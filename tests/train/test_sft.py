@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from eval import answers as scoring
 from tests.train import aligned
 from train import sft
 from train.core import checkpoint, origin
@@ -55,6 +56,8 @@ def test_it_learns_and_saves_its_template(tmp_path):
     })  # fmt: skip
     fitted = sft.run(made, tmp_path / "run")
     assert fitted.metrics["valid/loss"] < 2.0 < np.log(288)
+    found = {name for name in fitted.metrics if name.startswith("valid/")}
+    assert found == {f"valid/{name}" for name in scoring.NAMES}
     _, _, _, tokenizer = checkpoint.load_run(tmp_path / "run")
     assert "generation" in tokenizer.chat_template
 
