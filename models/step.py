@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
@@ -97,14 +98,15 @@ def turned(model, variables, instead: bool = False) -> dict:
     return {**variables, TURNED: made}
 
 
-def _without(tree: dict, made: dict) -> dict:
+def _without(tree: Mapping, made: Mapping) -> dict:
     """The tree without the leaves that `made` has."""
-    inner = {
-        name: _without(x, made.get(name, {})) if isinstance(x, dict) else x
-        for name, x in tree.items()
-        if isinstance(x, dict) or name not in made
-    }
-    return {name: x for name, x in inner.items() if not isinstance(x, dict) or x}
+    kept = {}
+    for name, x in tree.items():
+        if not isinstance(x, Mapping):
+            kept |= {} if name in made else {name: x}
+        elif inner := _without(x, made.get(name, {})):
+            kept[name] = inner
+    return kept
 
 
 class Again:

@@ -6,7 +6,8 @@
 
 Ours is `models.generate.generate` with the layers apart and the kernels turned beforehand, in place of
 their own form (`models.step.turned`; within a call it takes what a few tokens take). A process of its own
-writes fresh weights, which all sides read, so that they must produce the same tokens; the table says whether they do.
+writes fresh weights, which all sides read (variants of another size have their own), so that they must produce the
+same tokens; the table says whether they do.
 Prompts are random tokens (sources, where the family has an encoder), nothing ends a row, so every row gets
 `--new` tokens. Modes: greedy1 and greedy8 (rows), beam4 (one row, four beams). The first call compiles; what it
 takes of memory has a column of its own.
@@ -87,6 +88,7 @@ def lanes(args, folder, kind: str = "decode", **more) -> list:
 
     ValueError for a family that writes nothing, or, in a rollout, reads with a stack of its own.
     """
+    from models.build import count
     from models.interop import describe
 
     o, weights = sizes.options(args.family, args.size), folder / "weights"
@@ -104,9 +106,9 @@ def lanes(args, folder, kind: str = "decode", **more) -> list:
     for text in args.variants:
         change = sizes.variant(text)
         mine = {**job, "model": o.replace(**change).plain(), "side": "formulary"}
-        if against and kind == "decode":
+        if against and kind == "decode" and count(o.replace(**change)) == count(o):
             mine["weights"] = str(weights)
-        elif against and not made:
+        elif against and kind == "rollout" and not made:
             mine["export"] = str(weights)
         name = f"formulary {text}".strip()
         made.append(

@@ -161,7 +161,7 @@ class Decode:
         o = Options.of(job["model"])
         if "weights" in job:
             variables = jax.device_put(interop.load(job["weights"]).variables)
-            self.model, variables = generation.apart(build_model(o), variables)
+            self.model = build_model(o.replace(scan=False))
         else:
             self.model, variables = fresh(o)
         self.variables = turned(self.model, variables, instead=True)
