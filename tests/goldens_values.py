@@ -157,6 +157,9 @@ def optima(g):
                     found = tabular.reached(*model, q.argmax(-1), start, limit)
                     key = "undiscounted_return_of_greedy_policy_within_time_limit"
                     yield f"{name} {gamma} within the limit", found, want[key], 1e-6
+                    found = tabular.reached(*model, q.argmax(-1), start, 20_000)
+                    key = "undiscounted_return_of_greedy_policy_20000_steps"
+                    yield f"{name} {gamma} without a limit", found, want[key], 1e-6
     want = g["outputs"]["SuttonBarto_gridworld_5x5_gamma.9"]
     q = tabular.optimum(*tabular.grid(), 0.9)
     yield "grid", q.max(-1).reshape(5, 5), want["V_star"], 1e-5

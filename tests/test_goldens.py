@@ -190,3 +190,11 @@ def test_gspo_s_ratio_sends_a_gradient_to_each_token():
     old, mask = jnp.zeros((1, 3)), jnp.asarray([[1.0, 1.0, 0.0]])
     slope = jax.grad(lambda x: policy.ratios(x, old, mask, "sequence").sum())(jnp.zeros((1, 3)))
     np.testing.assert_allclose(slope, [[1, 1, 0]])
+
+
+def test_cispo_s_ratio_sends_no_gradient():
+    old, gain = jnp.asarray([-1.0, -2.0, -1.5]), jnp.asarray([0.5, -1.0, 2.0])
+    lp = jnp.asarray([-1.2, -1.0, -1.4])  # ratios .82, 2.72 (capped at 2) and 1.11
+    loss = lambda x: policy.cispo(jnp.exp(x - old), x, gain, 2.0).sum()
+    want = -np.minimum(np.exp(np.asarray(lp - old)), 2.0) * np.asarray(gain)
+    np.testing.assert_allclose(jax.grad(loss)(lp), want, rtol=1e-6)

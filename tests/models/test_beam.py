@@ -171,3 +171,18 @@ def test_limits_that_cannot_hold_are_refused():
     ):
         with pytest.raises(ValueError, match=words):
             prompts.limits(given, 2, dataclasses.replace(s, **more))
+
+
+def test_every_end_of_text_of_every_beam_leaves_room_for_what_goes_on():
+    """Two ends fill the best four places of the second step; the beams go on with what stands behind."""
+    table = np.full((5, 5), 1e-9)
+    table[0] = table[1] = 1e-9, 0.20, 0.19, 0.31, 0.30
+    table[2] = 1e-9, 0.18, 0.17, 0.33, 0.32
+    settings = Settings(
+        max_new_tokens=3, eos=(3, 4), pad=0, num_beams=2, num_return_sequences=2, length_penalty=2.0,
+        early_stopping="never",
+    )  # fmt: skip
+    out = run(np.log(table), [[0]], settings)
+    assert np.asarray(out.sequences)[:, 1:].tolist() == [[1, 2, 3], [1, 1, 3]]
+    want = np.log([0.20 * 0.19 * 0.33, 0.20 * 0.20 * 0.31]) / 9
+    np.testing.assert_allclose(out.sequences_scores, want, rtol=1e-4)

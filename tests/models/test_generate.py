@@ -226,6 +226,17 @@ def test_samples_follow_the_distribution():
     )
 
 
+def test_bans_come_before_the_filters():
+    """Behind top_k=1 a banned end would leave nothing to draw."""
+    table = jnp.log(jnp.asarray([[0.6, 0.4]]))
+    step = lambda params, tokens, mask, cache: (jnp.repeat(params, len(tokens), 0), cache)  # noqa: E731
+    settings = Settings(max_new_tokens=1, temperature=0.5, top_k=1, eos=(0,), min_new_tokens=1)
+    keys = prompts.row_keys(1, settings, seeds=[3])
+    one = jnp.ones((1, 1), jnp.int32)
+    out = generation.decode(step, table, {}, one, one, keys, settings, lambda cache, rows: cache)
+    assert out.sequences.tolist() == [[1, 1]] and float(out.sample_log_probs[0, 0]) == 0
+
+
 def test_eos_counts_and_pad_follows():
     model, variables = make("gpt2")
     tokens, mask = prompts.left_pad(ragged())

@@ -104,6 +104,20 @@ def test_a_policy_is_held_by_its_divergence(tmp_path, model, loss, divergence):
     )
 
 
+@pytest.mark.parametrize("mean", ["none", "tokens"])
+def test_ipo_s_mean_is_of_tokens_where_it_is_asked_for(tmp_path, model, mean):
+    task, params, batch, frozen = pairs("ipo", folder=tmp_path, mean=mean)
+    found, (_, sums) = task.loss(params, frozen, {}, batch, None, task.totals(batch))
+    ratio = log_ratios(params, frozen, batch)
+    each = ratio / batch["weights"].sum(-1)
+    assert np.abs(each - ratio).max() > 0.1
+    ratio = each if mean == "tokens" else ratio
+    want = np.mean((ratio[:, 0] - ratio[:, 1] - 1 / (2 * 0.1)) ** 2)
+    assert float(found) == pytest.approx(want, rel=1e-5)
+    for side, name in enumerate(("reward_chosen", "reward_rejected")):  # beta times the log-ratio
+        assert float(sums[name][0]) == pytest.approx(0.1 * ratio[:, side].sum(), rel=1e-4)
+
+
 def test_tokens_beyond_the_shorter_answer_weigh_less():
     weights = np.zeros((1, 2, 8), np.float32)
     weights[0, 0, 2:7], weights[0, 1, 3:5] = 1, 1

@@ -88,7 +88,11 @@ def test_before_the_first_update_kl_is_0_and_ratios_are_1(plain):
 
 def test_cached_equals_full_and_temperature_is_in_every_log_probability(tmp_path):
     _, setting, first, frozen = opened(tmp_path, **{"ppo.temperature": 0.7, "ppo.old": "scored"})
-    made, *_ = wrote(setting, first, frozen)
+    made, _, quiet = wrote(setting, first, frozen)
+    quiet.identities(first, made, {}, 0)  # the reference's, too
+    made["reference"] = made["reference"] * 0.7
+    with pytest.raises(ValueError, match="KL"):
+        quiet.identities(first, made, {}, 0)
     np.testing.assert_allclose(made["sampled"], made["old"] * made["answer"], atol=2e-5)
     plain = setting.writer.model.apply(
         {"params": first["policy"]}, {n: made[n] for n in ("tokens", "mask")}
@@ -236,6 +240,11 @@ def test_at_the_first_step_grpo_s_loss_is_0_and_its_gradient_is_not(tmp_path):
     assert max(np.abs(x).max() for x in found.values()) > 1e-3
 
 
+def test_a_group_run_says_that_its_loss_begins_near_0(tmp_path, capsys):
+    ppo.run(config(tmp_path, **{"ppo.method": "grpo"}), tmp_path / "run")
+    assert capsys.readouterr().err.count("a loss near 0 is how a group method begins") == 1
+
+
 def test_a_reward_is_learned_and_a_run_goes_on_bit_for_bit(tmp_path):
     changes = {"steps": 8, "kl.controller": "adaptive", "optim.ema": 0.9, "reward.normalise": True,
                "mix.weight": 0.5, "mix.source": "shakespeare"}  # fmt: skip
@@ -331,6 +340,8 @@ def test_signs_of_failing_are_said():
     assert rollout.failing({"kl": 3.0, "ended": 0.9, "distinct": 1.0}, 50.0) == []
     said = rollout.failing({"kl": 80.0, "ended": 0.0, "flat_groups": 1.0, "mismatch": 1.0}, 50.0)
     assert len(said) == 4 and "80.0 nats" in said[0]
+    assert "below 0" in rollout.failing({"kl": -2.0}, 50.0)[0]
+    assert rollout.failing({"kl": -0.5}, 50.0) == []
 
 
 @pytest.mark.parametrize(
@@ -377,7 +388,7 @@ def test_each_epoch_sees_every_row_once_in_an_order_of_its_own(plain):
     ]
     setting.local = held
     assert all(sorted(order) == list(range(setting.size)) for order in orders)
-    assert len({tuple(sorted(order[: setting.batch])) for order in orders}) > 1
+    assert len({tuple(sorted(order[: setting.batch])) for order in orders}) == 4
 
 
 def test_dropout_and_filters_are_off(tmp_path):

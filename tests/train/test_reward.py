@@ -67,12 +67,25 @@ def test_what_pads_is_is_never_read(opened):
 
 
 def test_the_head_starts_as_the_papers_have_it():
-    size = {**aligned.SIZE, "width": 400}
+    size = {**aligned.SIZE, "width": 2, "heads": 1}  # where D + 1 is not nearly D
     o = Options.of(families.row("gpt2", **size, head="classify", labels=1, score_bias=True))
-    params = origin.scores(o)(jax.random.key(0))
-    kernel = np.asarray(params["score"]["kernel"])
-    assert kernel.std() == pytest.approx(401**-0.5, rel=0.1)
-    assert not np.any(params["score"]["bias"])
+    keys = jax.random.split(jax.random.key(0), 5000)
+    drawn = jax.jit(jax.vmap(lambda key: origin.scores(o)(key)["score"]))(keys)
+    assert np.std(drawn["kernel"]) == pytest.approx(3**-0.5, rel=0.05)
+    assert not np.any(drawn["bias"])
+
+
+def test_a_run_begins_with_that_head(opened):
+    _, o, *_, task = opened
+    key = jax.random.key(3)
+    found, want = (init["score"]["kernel"] for init in (task.init(key)[0], origin.scores(o)(key)))
+    np.testing.assert_array_equal(found, want)
+
+
+def test_it_says_how_many_epochs_the_steps_make(tmp_path, capsys):
+    made = aligned.config("reward", tmp_path, ROWS, "score", steps=40, batch=4)
+    reward._open(made)
+    assert f"; {40 * 4 / 18:.1f} epochs" in capsys.readouterr().out, "a quarter of 24 is held out"
 
 
 def test_it_learns_and_says_how_well(tmp_path):

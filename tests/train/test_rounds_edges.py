@@ -83,6 +83,18 @@ def test_rloo_has_the_summed_kl_in_its_reward():
     assert found[0, 0] == pytest.approx(made["score"][0] - made["score"][1], abs=1e-6)
 
 
+@pytest.mark.parametrize("in_reward", [False, True])
+def test_grpo_divides_by_its_group_s_deviation_and_dr_grpo_does_not(in_reward):
+    for method in ("grpo", "dr_grpo"):
+        made, _, found, _ = judged(method, in_reward=in_reward)
+        apart = ((made["old"] - made["reference"]) * made["answer"]).sum(1)
+        total = (made["score"] - 0.3 * in_reward * apart).reshape(2, 2)
+        want = total - total.mean(1, keepdims=True)
+        if method == "grpo":
+            want = want / (total.std(1, ddof=1, keepdims=True) + 1e-4)
+        np.testing.assert_allclose(found, want.reshape(-1, 1) * made["answer"], atol=1e-5)
+
+
 def written():
     """Four answers, of which the first two are the same text to other prompts."""
     mask = np.asarray([[1, 1, 1], [1, 1, 1], [1, 0, 0], [1, 1, 0]], np.float32)
@@ -228,7 +240,13 @@ def test_the_paper_s_settings():
     assert made.steps * made.batch // own["epochs"] == 256_000
     for variant in ("tiny", "sort", "instructgpt", "grpo", "rloo"):
         assert config.load(f"configs/ppo.py:{variant}").optim.eps == 1e-5
+    for variant in ("tiny", "sort", "grpo", "rloo"):  # to 0 in a straight line
+        optim = config.load(f"configs/ppo.py:{variant}").optim
+        assert (optim.schedule, optim.end) == ("linear", 0.0)
     assert config.load("configs/reward.py:rankings").optim.lr == 9e-6
+    standard = ppo.SECTIONS
+    assert (standard["ppo"]["epochs"], standard["kl"]["target"]) == (4, 6.0)
+    assert standard["kl"]["horizon"] == 10_000
 
 
 def test_nets_that_are_read_in_alignment_have_no_dropout(tmp_path, monkeypatch):
