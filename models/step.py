@@ -102,10 +102,11 @@ def _without(tree: Mapping, made: Mapping) -> dict:
     """The tree without the leaves that `made` has."""
     kept = {}
     for name, x in tree.items():
-        if not isinstance(x, Mapping):
-            kept |= {} if name in made else {name: x}
-        elif inner := _without(x, made.get(name, {})):
-            kept[name] = inner
+        if isinstance(x, Mapping):
+            if inner := _without(x, made.get(name, {})):
+                kept[name] = inner
+        elif name not in made:
+            kept[name] = x
     return kept
 
 
